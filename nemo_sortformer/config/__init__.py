@@ -1,0 +1,18 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Typed settings: every default, its meaning and its check."""
+
+from nemo_sortformer.config.data import DatasetConfig
+from nemo_sortformer.config.diarizer import AffinityConfig, DiarizerConfig, DiarizerLossConfig
+from nemo_sortformer.config.inference import InferenceConfig, PostProcessingConfig
+from nemo_sortformer.config.merge import ConfigError, from_cfg
+
+__all__ = [
+    "AffinityConfig",
+    "ConfigError",
+    "DatasetConfig",
+    "DiarizerConfig",
+    "DiarizerLossConfig",
+    "InferenceConfig",
+    "PostProcessingConfig",
+    "from_cfg",
+]
