@@ -1,0 +1,102 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""SortFormer speaker diarization as a plug-in collection for NVIDIA NeMo.
+
+The public names below load on first use: importing this package imports neither torch nor NeMo.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "nemo_sortformer.functional.arrival": ("arrival_order", "sort_by_arrival"),
+    "nemo_sortformer.functional.losses": (
+        "affinity_loss",
+        "permutation_invariant_loss",
+        "sorted_label_cross_entropy",
+    ),
+    "nemo_sortformer.modules": (
+        "AffinityHead",
+        "SortformerEncoder",
+        "SpeakerHead",
+        "TransformerStateEncoder",
+    ),
+    "nemo_sortformer.losses": ("AffinityLoss", "SortedLabelLoss"),
+    "nemo_sortformer.metrics": ("DiarizationErrorRate", "FrameF1", "SpeakerCountAccuracy"),
+    "nemo_sortformer.data.segment": ("Segment",),
+    "nemo_sortformer.data.audio": ("read_audio",),
+    "nemo_sortformer.data.rttm": ("read_rttm", "write_rttm"),
+    "nemo_sortformer.data.seglst": ("read_seglst", "write_seglst"),
+    "nemo_sortformer.data.manifest": ("read_manifest",),
+    "nemo_sortformer.data.validate": ("validate_manifest",),
+    "nemo_sortformer.models.diarizer": ("SortformerDiarizer", "load_shipped"),
+    "nemo_sortformer.inference.results": ("Diarization",),
+    "nemo_sortformer.inference.diarize": ("diarize_files",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AffinityHead",
+    "AffinityLoss",
+    "Diarization",
+    "DiarizationErrorRate",
+    "FrameF1",
+    "Segment",
+    "SortedLabelLoss",
+    "SortformerDiarizer",
+    "SortformerEncoder",
+    "SpeakerCountAccuracy",
+    "SpeakerHead",
+    "TransformerStateEncoder",
+    "__version__",
+    "affinity_loss",
+    "arrival_order",
+    "diarize_files",
+    "load_shipped",
+    "permutation_invariant_loss",
+    "read_audio",
+    "read_manifest",
+    "read_rttm",
+    "read_seglst",
+    "sort_by_arrival",
+    "sorted_label_cross_entropy",
+    "validate_manifest",
+    "write_rttm",
+    "write_seglst",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds a public name, the first time the name is asked for."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from nemo_sortformer.data.audio import read_audio
+    from nemo_sortformer.data.manifest import read_manifest
+    from nemo_sortformer.data.rttm import read_rttm, write_rttm
+    from nemo_sortformer.data.seglst import read_seglst, write_seglst
+    from nemo_sortformer.data.segment import Segment
+    from nemo_sortformer.data.validate import validate_manifest
+    from nemo_sortformer.functional.arrival import arrival_order, sort_by_arrival
+    from nemo_sortformer.functional.losses import (
+        affinity_loss,
+        permutation_invariant_loss,
+        sorted_label_cross_entropy,
+    )
+    from nemo_sortformer.inference.diarize import diarize_files
+    from nemo_sortformer.inference.results import Diarization
+    from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
+    from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
+    from nemo_sortformer.models.diarizer import SortformerDiarizer, load_shipped
+    from nemo_sortformer.modules import AffinityHead, SortformerEncoder, SpeakerHead, TransformerStateEncoder
