@@ -1,0 +1,170 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""The SortFormer encoder: a Transformer in which every layer knows who has arrived, in order."""
+
+from nemo.core.classes import NeuralModule, typecheck
+from nemo.core.neural_types import NeuralType
+from torch import Tensor, nn
+
+from nemo_sortformer.modules.feed_forward import FeedForward
+from nemo_sortformer.modules.label_feedback import LabelFeedback
+from nemo_sortformer.modules.padding import (
+    checked_mask,
+    clear_padding,
+    key_mask,
+    state_encoder_input_types,
+    state_output_types,
+)
+from nemo_sortformer.modules.self_attention import SelfAttention, rotary_tables
+from nemo_sortformer.modules.sortformer_layer import DepthwiseConv, SortformerLayer
+
+
+class SortformerEncoder(NeuralModule):
+    """Pre-norm layers that estimate speaker labels, sort them by arrival, and add them to the hidden states.
+
+    Layer by layer, with h the states: h += conv(norm(h)); h += attention(norm(h)); h += feed_forward(norm(h));
+    p = sigmoid(labels(norm(h))); h += E^T sort_by_arrival(p). The last layer has no label estimates, as the model's
+    speaker head makes the labels there; a layer norm closes the encoder.
+
+    The padding must be at the end of each recording, as masks made of lengths have it. The output does not depend on
+    what the padded frames held, and is zero there.
+
+    Args:
+        num_layers: number of layers.
+        hidden_size: width D of input and output.
+        inner_size: inner width of the feed-forward networks.
+        num_attention_heads: number of attention heads; divides `hidden_size`.
+        num_labels: number S of label columns in each layer; that of the speaker head is a good choice.
+        conv_kernel: frames of the depthwise convolution at the start of each layer, odd unless causal; 0 = none.
+        positions: "rope" (rotary) or "none"; by default "rope", in causal mode "none", which does best on sequences
+            longer than those trained on.
+        causal: the output at frame t uses frames <= t only.
+        measure: how arrival is told from estimated labels, "soft" (expected first frame) or "hard" (first frame above
+            one half); by default "soft", and "hard" in causal mode, which has no choice.
+        sort: false feeds the estimates back unsorted: a control with the same parameters.
+        feedback: false leaves out estimates and feedback: a plain Transformer with convolutions.
+        dropout: probability of zeroing a unit of each sub-layer's output while training, in [0, 1).
+        attn_score_dropout: probability of zeroing an attention weight while training. Above zero, attention on a CPU
+            takes time and memory quadratic in the frames.
+        attn_layer_dropout: `dropout` behind the attention, where another is wanted.
+        ffn_dropout: `dropout` behind the feed-forward networks, where another is wanted.
+        hidden_act: "gelu" or "relu".
+
+    Raises:
+        ValueError: a number out of range, an unknown name, or settings that contradict each other.
+
+    Source: SortFormer (Park et al. 2024, arXiv:2409.06656), with the settings of our own ablations.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden_size: int,
+        inner_size: int,
+        num_attention_heads: int = 1,
+        num_labels: int = 4,
+        *,
+        conv_kernel: int = 15,
+        positions: str | None = None,
+        causal: bool = False,
+        measure: str | None = None,
+        sort: bool = True,
+        feedback: bool = True,
+        dropout: float = 0.1,
+        attn_score_dropout: float = 0.0,
+        attn_layer_dropout: float | None = None,
+        ffn_dropout: float | None = None,
+        hidden_act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        positions = positions or ("none" if causal else "rope")
+        measure = measure or ("hard" if causal else "soft")
+        head_size = hidden_size // max(num_attention_heads, 1)
+        _check_settings(num_layers, num_labels, conv_kernel, positions, causal, measure, head_size)
+        self.hidden_size, self.num_labels = hidden_size, num_labels
+        self.causal = causal
+        self.rotary_size = head_size if positions == "rope" else 0
+        attn_layer_dropout = dropout if attn_layer_dropout is None else attn_layer_dropout
+        ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
+
+        def build_layer(*, last: bool) -> SortformerLayer:
+            labels = LabelFeedback(hidden_size, num_labels, measure=measure, causal=causal, sort=sort)
+            return SortformerLayer(
+                SelfAttention(
+                    hidden_size,
+                    num_attention_heads,
+                    score_dropout=attn_score_dropout,
+                    layer_dropout=attn_layer_dropout,
+                ),
+                FeedForward(hidden_size, inner_size, hidden_act=hidden_act, dropout=ffn_dropout),
+                hidden_size=hidden_size,
+                conv=DepthwiseConv(hidden_size, conv_kernel, causal=causal) if conv_kernel else None,
+                conv_dropout=dropout,
+                feedback=labels if feedback and not last else None,
+            )
+
+        self.layers = nn.ModuleList(build_layer(last=index == num_layers - 1) for index in range(num_layers))
+        self.final_layer_norm = nn.LayerNorm(hidden_size)
+
+    @property
+    def input_types(self) -> dict[str, NeuralType]:
+        return state_encoder_input_types()
+
+    @property
+    def output_types(self) -> dict[str, NeuralType]:
+        return state_output_types()
+
+    @typecheck()
+    def forward(self, encoder_states: Tensor, encoder_mask: Tensor | None = None) -> Tensor:
+        """Encode; see :meth:`forward_with_labels`, of which this is the first result."""
+        return self.forward_with_labels(encoder_states, encoder_mask)[0]
+
+    def forward_with_labels(
+        self, encoder_states: Tensor, encoder_mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Encode, and give the label estimates of the layers as well.
+
+        Args:
+            encoder_states: shape (batch, frames, hidden_size).
+            encoder_mask: true or 1 = valid, shape (batch, frames), padding at the end; none = all valid.
+
+        Returns:
+            The states, shape (batch, frames, hidden_size), zero in the padding; and for each layer but the last the
+            logits of its label estimates, shape (batch, frames, num_labels), float32, columns in order of arrival
+            (with `sort`), which a loss may supervise with the sorted labels. Without `feedback` the list is empty.
+        """
+        mask = checked_mask(encoder_states, encoder_mask)
+        states = clear_padding(encoder_states, mask)
+        lengths = None if mask is None else mask.sum(dim=1)
+        # With the padding at the end, a causal mask hides it from every valid frame by itself.
+        keys = None if self.causal else key_mask(mask)
+        rotation = rotary_tables(states.shape[1], self.rotary_size, like=states) if self.rotary_size else None
+        layer_logits = []
+        for layer in self.layers:
+            states, logits = layer(
+                states, mask=mask, lengths=lengths, keys=keys, is_causal=self.causal, rotation=rotation
+            )
+            if logits is not None:
+                layer_logits.append(logits)
+        return clear_padding(self.final_layer_norm(states), mask), layer_logits
+
+
+def _check_settings(
+    num_layers: int, num_labels: int, conv_kernel: int, positions: str, causal: bool, measure: str, head_size: int
+) -> None:
+    """Raise ``ValueError`` where the settings of a :class:`SortformerEncoder` make none."""
+    for name, value in (("num_layers", num_layers), ("num_labels", num_labels)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+    if conv_kernel < 0 or (conv_kernel and not causal and conv_kernel % 2 == 0):
+        raise ValueError(f"`conv_kernel` must be odd, or 0 for no convolution, but is {conv_kernel}.")
+    if positions not in ("rope", "none"):
+        raise ValueError(f"`positions` must be 'rope' or 'none', but is {positions!r}.")
+    if positions == "rope" and head_size % 2:
+        raise ValueError(
+            f"`positions: rope` needs attention heads of even width, but `hidden_size` / `num_attention_heads` is "
+            f"{head_size}. Change one of the two, or set `positions: none`."
+        )
+    if measure not in ("soft", "hard"):
+        raise ValueError(f"`measure` must be 'soft' or 'hard', but is {measure!r}.")
+    if causal and measure == "soft":
+        raise ValueError("`measure: soft` looks at frames to come, so with `causal: true` set `measure: hard`.")

@@ -1,0 +1,91 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""One layer of the SortFormer encoder: local mixing, attention, feed-forward, label feedback."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nemo_sortformer.modules.feed_forward import FeedForward
+from nemo_sortformer.modules.label_feedback import LabelFeedback
+from nemo_sortformer.modules.padding import clear_padding
+from nemo_sortformer.modules.self_attention import SelfAttention
+
+
+class DepthwiseConv(nn.Module):
+    """Mixes each channel with its neighbours in time: what attention without positions cannot do.
+
+    Args:
+        hidden_size: number of channels.
+        kernel_size: frames; odd unless `causal`.
+        causal: frame t sees the `kernel_size` frames that end with t, otherwise those around it.
+    """
+
+    def __init__(self, hidden_size: int, kernel_size: int, *, causal: bool) -> None:
+        super().__init__()
+        self.pad = (kernel_size - 1, 0) if causal else (kernel_size // 2, kernel_size // 2)
+        self.conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, groups=hidden_size)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, frames, hidden_size) -> same shape; padded frames count as zeros, like those beyond the ends"""
+        return self.conv(F.pad(clear_padding(states, mask).transpose(1, 2), self.pad)).transpose(1, 2)
+
+
+class SortformerLayer(nn.Module):
+    """A pre-norm Transformer layer with optional local mixing in front and label feedback behind.
+
+    Args:
+        attention: how frames look at each other.
+        feed_forward: how each frame is transformed.
+        hidden_size: width D of the states.
+        conv: local mixing, or none.
+        conv_dropout: probability of zeroing a unit of its output while training.
+        feedback: label feedback, or none (as in the last layer).
+    """
+
+    def __init__(
+        self,
+        attention: SelfAttention,
+        feed_forward: FeedForward,
+        *,
+        hidden_size: int,
+        conv: DepthwiseConv | None = None,
+        conv_dropout: float = 0.0,
+        feedback: LabelFeedback | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv_norm = None if conv is None else nn.LayerNorm(hidden_size)
+        self.conv = conv
+        self.conv_dropout = nn.Dropout(conv_dropout)
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = attention
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+        self.feed_forward = feed_forward
+        self.feedback = feedback
+
+    def forward(
+        self,
+        states: Tensor,
+        *,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        keys: Tensor | None,
+        is_causal: bool,
+        rotation: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One layer.
+
+        Args:
+            states: shape (batch, frames, hidden_size).
+            mask: bool, true = valid, shape (batch, frames); none = all valid.
+            lengths: the number of valid frames, shape (batch,); none with `mask`.
+            keys: the attention's mask, see :class:`SelfAttention`, as are `is_causal` and `rotation`.
+
+        Returns:
+            The states, and the logits of the label estimates or none; see :class:`LabelFeedback`.
+        """
+        if self.conv is not None:
+            states = states + self.conv_dropout(self.conv(self.conv_norm(states), mask))
+        states = states + self.attention(
+            self.attention_norm(states), mask=keys, is_causal=is_causal, rotation=rotation
+        )
+        states = states + self.feed_forward(self.feed_forward_norm(states))
+        return (states, None) if self.feedback is None else self.feedback(states, mask, lengths)
