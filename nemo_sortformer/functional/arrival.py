@@ -115,10 +115,7 @@ def sort_ranks(
     """Give the rank of each column, the inverse of `arrival_order`, by comparing all pairs of columns.
 
     It uses comparisons and sums only, which exports where a stable argsort does not:
-    ``labels @ one_hot(sort_ranks(labels))`` is ``sort_by_arrival(labels)``.
-
-    Args:
-        labels: as in `arrival_order`, like the other arguments.
+    ``labels @ one_hot(sort_ranks(labels))`` is ``sort_by_arrival(labels)``. Arguments are those of `arrival_order`.
 
     Returns:
         Shape (batch, slots), int64: entry s is the rank of column s.
@@ -156,8 +153,7 @@ def sort_by_arrival(
 ) -> Tensor:
     """Order the columns by when each is first active; silent columns go last.
 
-    Args:
-        labels: as in `arrival_order`, like the other arguments.
+    Arguments are those of `arrival_order`.
 
     Returns:
         The same columns in order of arrival, same shape and dtype. The gradient flows through the values, not through
