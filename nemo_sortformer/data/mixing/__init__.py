@@ -1,0 +1,21 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Conversations mixed on the fly from single-speaker utterances.
+
+`pool` holds the voices, `conversation` plans who speaks when, `acoustics` adds room, noise and channel, `simulate` puts the
+three together, and `dataset` feeds the result to training or writes it to files.
+"""
+
+from nemo_sortformer.data.mixing.dataset import MixingDataset, build_pool, write_conversations
+from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
+from nemo_sortformer.data.mixing.pool import PoolError, UtterancePool
+from nemo_sortformer.data.mixing.simulate import simulate_conversation
+
+__all__ = [
+    "MixingDataset",
+    "PoolError",
+    "UtterancePool",
+    "build_pool",
+    "pool_from_manifest",
+    "simulate_conversation",
+    "write_conversations",
+]
