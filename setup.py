@@ -94,6 +94,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    package_dir={"": "."},  # an editable installation then is one path, and finds folders that are added later
     packages=find_packages(include=["nemo_sortformer", "nemo_sortformer.*"])
     + find_namespace_packages(include=["hydra_plugins", "hydra_plugins.*"]),
     package_data={"nemo_sortformer": ["py.typed", "checkpoints/*.nemo", "checkpoints/*.md"]},

@@ -17,7 +17,7 @@ settings.load_profile("nemo_sortformer")
 
 
 def speech_folder() -> Path | None:
-    """Find the real speech: the folder ``NEMO_SORTFORMER_SPEECH`` names, else ``../shared/data`` beside the checkout."""
+    """Find the real speech: the folder ``NEMO_SORTFORMER_SPEECH`` names, else ``../shared/data``, else nothing."""
     named = os.environ.get("NEMO_SORTFORMER_SPEECH")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     return folder if (folder / "pool" / "manifest.jsonl").is_file() else None

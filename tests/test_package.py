@@ -5,14 +5,16 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import nemo_sortformer
 
 ROOT = Path(__file__).resolve().parents[1]
+PINS = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
 HEAVY = ("torch", "nemo", "lightning", "pytorch_lightning", "numpy", "scipy", "lhotse", "matplotlib", "typer")
 
 
@@ -33,8 +35,8 @@ def test_hydra_can_look_for_plugins_without_importing_anything_heavy(tmp_path):
     code = (
         "import sys, pkgutil, importlib\n"
         "try:\n    import hydra_plugins\nexcept ImportError:\n    print([]); sys.exit()\n"
-        "names = [m.name for m in pkgutil.walk_packages(hydra_plugins.__path__, 'hydra_plugins.') if 'sortformer' in m.name]\n"
-        "for name in names: importlib.import_module(name)\n"
+        "found = [m.name for m in pkgutil.walk_packages(hydra_plugins.__path__, 'hydra_plugins.')]\n"
+        "for name in found:\n    if 'sortformer' in name: importlib.import_module(name)\n"
         "print([name for name in ('torch', 'nemo', 'lightning') if name in sys.modules])"
     )
     assert run_python(code, cwd=tmp_path) == "[]"
@@ -63,12 +65,8 @@ def test_the_command_is_installed():
     assert commands.get("nemo-sortformer") == "nemo_sortformer.cli:main"
 
 
-@pytest.mark.parametrize("line", [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line])
+@pytest.mark.parametrize("line", PINS)
 def test_a_tested_version_lies_within_the_range_of_an_installation(line):
-    from importlib.metadata import requires
-
-    from packaging.requirements import Requirement
-
     pinned = Requirement(line)
     ranges = [Requirement(text) for text in requires("nemo_sortformer")]
     found = [requirement for requirement in ranges if requirement.name.lower() == pinned.name.lower()]
