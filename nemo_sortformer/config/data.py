@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_sortformer.config.merge import ConfigError, from_cfg
+from nemo_sortformer.config.merge import ConfigError
+from nemo_sortformer.config.mixing import MixingConfig
 
 
 @dataclass(kw_only=True)
@@ -24,8 +25,8 @@ class DatasetConfig:
     """Any further keys of NeMo's lhotse loader (`batch_duration`, `num_buckets`, `shar_path`, `input_cfg`, ...)."""
     use_lhotse: bool = False
     """Read `manifest_filepath` through NeMo's lhotse loader too (dynamic batches, buckets, tarred audio)."""
-    mixing: Any = None
-    """Conversations mixed on the fly out of a single-speaker manifest: the keys of `MixingConfig`."""
+    mixing: MixingConfig | None = None
+    """Conversations mixed on the fly out of a single-speaker manifest."""
 
     sample_rate: int = 16000
     """In Hz; audio of another rate is resampled."""
@@ -54,10 +55,6 @@ class DatasetConfig:
     """Crops, order and mixtures are a function of it, the rank, the worker and the epoch."""
 
     def __post_init__(self) -> None:
-        if self.mixing is not None:
-            from nemo_sortformer.config.mixing import MixingConfig
-
-            self.mixing = from_cfg(MixingConfig, self.mixing, path="mixing")
         given = [name for name in ("manifest_filepath", "cuts_path", "mixing") if getattr(self, name)]
         if len(given) > 1:
             raise ConfigError(f"Only one data source can be given, but there are {' and '.join(f'`{n}`' for n in given)}.")

@@ -11,7 +11,7 @@ from nemo_sortformer.config.merge import ConfigError
 
 @dataclass(kw_only=True)
 class PostProcessingConfig:
-    """NeMo's seven post-processing parameters, by NeMo's names; all times in seconds."""
+    """NeMo's post-processing parameters, by NeMo's names; all times in seconds."""
 
     onset: float = 0.5
     """A speaker starts where the probability rises above this, in [0, 1]."""
@@ -25,8 +25,6 @@ class PostProcessingConfig:
     """Segments shorter than this are dropped."""
     min_duration_off: float = 0.0
     """Gaps within one speaker shorter than this are filled."""
-    filter_speech_first: bool = True
-    """Drop short segments before short gaps are filled; False fills first."""
 
     def __post_init__(self) -> None:
         for name in ("onset", "offset"):
@@ -36,8 +34,8 @@ class PostProcessingConfig:
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"`{name}` must be at least 0 seconds, but is {getattr(self, name)}.")
 
-    def segment_options(self) -> dict[str, float | bool]:
-        """The seven parameters alone, as keyword arguments."""
+    def segment_options(self) -> dict[str, float]:
+        """The post-processing parameters alone, as keyword arguments of `active_segments`."""
         names = PostProcessingConfig.__dataclass_fields__
         return {name: getattr(self, name) for name in names}
 
