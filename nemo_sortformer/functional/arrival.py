@@ -249,4 +249,4 @@ def _weighted_speech(values: Tensor) -> Tensor:
     frame = torch.arange(values.shape[1], device=values.device, dtype=dtype)
     scale = 2**_SPREAD_BITS
     spread = (frame * _GOLDEN).frac().mul(scale).floor() / (scale * 2 * scale)
-    return (1.0 + spread) @ values.to(dtype)
+    return torch.matmul(1.0 + spread, values.to(dtype))

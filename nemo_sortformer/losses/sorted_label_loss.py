@@ -35,8 +35,10 @@ class SortedLabelLoss(Loss):
         self.sort_weight = sort_weight
         self.pil_weight = pil_weight
         self.tie_tolerance = tie_tolerance
-        weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32)
-        self.register_buffer("pos_weight", weight, persistent=False)
+        if pos_weight is not None:
+            one = isinstance(pos_weight, float | int)
+            pos_weight = torch.tensor(float(pos_weight) if one else [float(weight) for weight in pos_weight])
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
 
     @property
     def input_types(self) -> dict[str, NeuralType]:
