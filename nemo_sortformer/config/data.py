@@ -57,7 +57,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         given = [name for name in ("manifest_filepath", "cuts_path", "mixing") if getattr(self, name)]
         if len(given) > 1:
-            raise ConfigError(f"Only one data source can be given, but there are {' and '.join(f'`{n}`' for n in given)}.")
+            raise ConfigError(f"Only one data source can be given, but `{'` and `'.join(given)}` are.")
         for name in ("batch_size", "sample_rate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")

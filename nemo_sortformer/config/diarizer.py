@@ -93,7 +93,7 @@ class DiarizerConfig:
     max_num_of_spks: int = 4
     """Number of speaker slots."""
     level: Literal["peak", "rms", "none"] = "peak"
-    """Gain per recording: divide by its maximum plus 1e-3 (as NeMo at batch size one), by its RMS plus 1e-3, or not at all."""
+    """Gain per recording: by its maximum (as NeMo does with a batch of one), by its RMS, or none."""
     model_defaults: dict[str, Any] = field(default_factory=dict)
     """Not read; a place for values that the YAML refers to more than once."""
     preprocessor: dict[str, Any] = field(default_factory=_published_preprocessor)
@@ -119,7 +119,7 @@ class DiarizerConfig:
     init_encoder_from: str | None = None
     """A NeMo .nemo file whose acoustic encoder starts this one; read once, when a training run sets the model up."""
     der_collar: float | None = None
-    """Seconds on each side of a boundary that a second DER at the end of validation leaves out; None: no second DER."""
+    """Adds a DER that leaves out this many seconds on each side of a boundary; None: no second DER."""
     target: str | None = None
     """Class of the model; written by NeMo."""
     nemo_version: str | None = None
@@ -139,6 +139,7 @@ class DiarizerConfig:
             )
         for name in ("encoder", "transformer_encoder"):
             if "_target_" not in getattr(self, name):
-                raise ConfigError(f"`{name}` must say its class by `_target_`, but has only {sorted(getattr(self, name))}.")
+                found = sorted(getattr(self, name))
+                raise ConfigError(f"`{name}` must say its class by `_target_`, but has only {found}.")
         if self.inference.assignment == "clustering" and self.affinity is None:
             raise ConfigError("`inference.assignment: clustering` needs the embeddings of `affinity`, which is null.")

@@ -1,5 +1,5 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""Strict merge of a user's settings into a typed dataclass: an unknown key or a wrong type stops the run, with a hint."""
+"""Strict merge of settings into a typed dataclass: an unknown key or a wrong type stops the run, with a hint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -65,7 +65,8 @@ def from_cfg(cls: type[ConfigT], cfg: Any = None, *, path: str = "") -> ConfigT:
     for name, field in fields.items():
         no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if name not in values and no_default:
-            raise ConfigError(f"`{path + '.' if path else ''}{name}` of {cls.__name__} has no default and must be given.")
+            where = f"{path}.{name}" if path else name
+            raise ConfigError(f"`{where}` of {cls.__name__} has no default and must be given.")
     try:
         return cls(**values)
     except ConfigError as error:
@@ -75,7 +76,7 @@ def from_cfg(cls: type[ConfigT], cfg: Any = None, *, path: str = "") -> ConfigT:
 
 
 def to_plain(cfg: Any, *, path: str = "") -> Any:
-    """Turn an OmegaConf node into plain dicts and lists with its interpolations resolved; leave anything else alone."""
+    """Turn an OmegaConf node into plain dicts and lists, interpolations resolved; leave anything else alone."""
     if type(cfg).__module__.partition(".")[0] != "omegaconf":
         return cfg
     from omegaconf import OmegaConf  # here, as a reader of plain dicts needs no OmegaConf
@@ -94,7 +95,7 @@ def hint_for(key: str, known: typing.Iterable[str]) -> str:
     return f"Did you mean `{near[0]}`?" if near else "It knows " + ", ".join(f"`{name}`" for name in known) + "."
 
 
-@lru_cache(maxsize=None)
+@cache
 def _type_hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

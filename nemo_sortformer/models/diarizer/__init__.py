@@ -1,0 +1,7 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""The diarization model: who speaks when."""
+
+from nemo_sortformer.models.diarizer.model import DiarizerOutput, SortformerDiarizer
+from nemo_sortformer.models.diarizer.shipped import load_shipped
+
+__all__ = ["DiarizerOutput", "SortformerDiarizer", "load_shipped"]

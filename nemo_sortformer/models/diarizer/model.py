@@ -1,0 +1,279 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""The Sortformer diarizer: audio in, a speech probability per frame and speaker out, in order of arrival."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.core.classes import ModelPT
+from nemo.core.classes.common import PretrainedModelInfo
+from nemo.core.neural_types import AudioSignal, LengthsType, LogitsType, NeuralType
+from nemo.utils import logging, model_utils
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nemo_sortformer import nemo_bridge
+from nemo_sortformer.config import ConfigError
+from nemo_sortformer.functional.frames import lengths_to_mask
+from nemo_sortformer.models.diarizer import build
+from nemo_sortformer.models.diarizer.level import set_level
+from nemo_sortformer.models.diarizer.steps import DiarizerSteps
+
+build.register_parts()
+
+_PUBLISHED = ("diar_sortformer_4spk-v1", "diar_streaming_sortformer_4spk-v2", "diar_streaming_sortformer_4spk-v2.1")
+
+
+class DiarizerOutput(NamedTuple):
+    """What the model says about a batch."""
+
+    logits: Tensor
+    """Speech scores before the sigmoid, shape (batch, frames, slots); slot k is for the k-th speaker to arrive."""
+    lengths: Tensor
+    """Valid frames per recording, shape (batch,)."""
+    layer_logits: list[Tensor]
+    """The label estimates inside the state encoder, each as `logits`; none for a Transformer."""
+    embeddings: Tensor | None
+    """Unit vectors, near for frames of one speaker, shape (batch, frames, dim); None without an affinity head."""
+
+    @property
+    def probs(self) -> Tensor:
+        """Speech probabilities, shape (batch, frames, slots), zero past each length."""
+        mask = lengths_to_mask(self.lengths, self.logits.shape[1])
+        return torch.sigmoid(self.logits) * mask[:, :, None]
+
+
+class SortformerDiarizer(DiarizerSteps, ModelPT):
+    """Acoustic encoder, state encoder, and a head with one slot per speaker, in order of arrival.
+
+    The attributes and weights are named as in NeMo's `SortformerEncLabelModel`, whose offline .nemo files restore here
+    and give the same probabilities; saved again they name this class.
+
+    Args:
+        cfg: the settings under `model:`, see :class:`nemo_sortformer.config.DiarizerConfig`, or those of a NeMo
+            `SortformerEncLabelModel`.
+        trainer: the Lightning trainer, if the model is to be trained.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or wrong.
+    """
+
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
+        cfg = model_utils.convert_model_config_to_dict_config(cfg)
+        own_name = f"{type(self).__module__}.{type(self).__qualname__}"
+        cfg = build.translate(cfg, target=own_name) if build.is_nemo_config(cfg) else build.set_target(cfg, own_name)
+        config = build.typed_config(cfg)
+        parts = build.build_parts(config)  # first, as the loaders, which NeMo makes next, need the frame rate
+        self.config = config
+        self.hop_samples, self.subsampling = parts.hop_samples, parts.subsampling
+        set_aside = build.set_aside_data(cfg) if self._is_model_being_restored() else {}
+        super().__init__(cfg=cfg, trainer=trainer)
+        if set_aside:
+            self.cfg = build.with_data(self._cfg, set_aside)
+        self.preprocessor = parts.preprocessor
+        self.spec_augmentation = parts.spec_augmentation
+        self.encoder = parts.encoder
+        self.sortformer_modules = parts.sortformer_modules
+        self.transformer_encoder = parts.transformer_encoder
+        self.affinity_head = parts.affinity_head
+        self.loss = parts.loss
+        self.setup_steps()
+        if config.init_encoder_from and trainer is not None and not self._is_model_being_restored():
+            self.maybe_init_from_nemo_encoder(config.init_encoder_from)
+
+    @property
+    def num_slots(self) -> int:
+        """Largest number of speakers that the model tells apart in one recording."""
+        return self.config.max_num_of_spks
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from one output frame to the next."""
+        return self.hop_samples * self.subsampling / self.config.sample_rate
+
+    @property
+    def input_types(self) -> dict[str, NeuralType]:
+        """Types of the arguments of :meth:`forward`."""
+        return {
+            "audio_signal": NeuralType(("B", "T"), AudioSignal()),
+            "audio_signal_length": NeuralType(("B",), LengthsType()),
+        }
+
+    @property
+    def output_types(self) -> dict[str, NeuralType]:
+        """Type of the main result of :meth:`forward`."""
+        return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
+
+    def forward(self, audio_signal: Tensor, audio_signal_length: Tensor) -> DiarizerOutput:
+        """Diarize a batch; what is said of a recording does not depend on the others.
+
+        Args:
+            audio_signal: at `sample_rate`, any level, shape (batch, samples).
+            audio_signal_length: valid samples per recording, shape (batch,).
+        """
+        audio = set_level(audio_signal, audio_signal_length, self.config.level)
+        mel, mel_lengths = self.preprocessor(input_signal=audio, length=audio_signal_length)
+        mel_lengths = mel_lengths.clamp(min=1)  # less than one hop of audio still is a frame
+        mel = mel[:, :, : max(1, audio.shape[1] // self.hop_samples)]  # the preprocessor rounds up to a multiple of 16
+        if self.spec_augmentation is not None and self.training:
+            mel = self.spec_augmentation(input_spec=mel, length=mel_lengths)
+        features, lengths = self.encoder(audio_signal=mel, length=mel_lengths)
+        features = features.transpose(1, 2)
+        mask = lengths_to_mask(lengths, features.shape[1])
+        states, layer_logits = self.transformer_encoder.forward_with_labels(
+            self.sortformer_modules.project(features), mask
+        )
+        embeddings = None if self.affinity_head is None else self.affinity_head(states=features)
+        return DiarizerOutput(self.sortformer_modules(states=states), lengths, layer_logits, embeddings)
+
+    def diarize(
+        self,
+        audio: Any,
+        sample_rate: int | None = None,
+        batch_size: int = 1,
+        include_tensor_outputs: bool = False,
+        postprocessing_yaml: str | None = None,
+        num_workers: int = 0,
+        verbose: bool = True,
+        override_config: Any = None,
+    ) -> list[list[str]] | tuple[list[list[str]], list[Tensor]]:
+        """Say who speaks when, with NeMo's arguments and in NeMo's form.
+
+        For a richer result see :func:`nemo_sortformer.diarize_files`.
+
+        Args:
+            audio: a path, a list of paths, a manifest (`.json`, `.jsonl`), or one or more NumPy arrays.
+            sample_rate: of the arrays, in Hz; must be given with them.
+            batch_size: recordings at a time.
+            include_tensor_outputs: also return the probabilities.
+            postprocessing_yaml: a NeMo post-processing YAML; by default the settings that the model carries.
+            num_workers: processes that read audio.
+            verbose: show a progress bar.
+            override_config: NeMo's `DiarizeConfig`, in place of the arguments above.
+
+        Returns:
+            For each recording a list of "start end speaker_k", in seconds; with `include_tensor_outputs` a pair of
+            that and a list of tensors (1, frames, slots).
+        """
+        from nemo_sortformer.inference.diarize import diarize_to_strings  # here, as inference stands above models
+
+        return diarize_to_strings(
+            self,
+            audio,
+            sample_rate=sample_rate,
+            batch_size=batch_size,
+            include_tensor_outputs=include_tensor_outputs,
+            postprocessing_yaml=postprocessing_yaml,
+            num_workers=num_workers,
+            verbose=verbose,
+            override_config=override_config,
+        )
+
+    # Files. In the next two methods `super` must not be written: Lightning walks the callers' frames for the arguments
+    # of __init__, and takes any frame that knows `super` for one.
+
+    @classmethod
+    def from_config_dict(cls, config: DictConfig, trainer: Trainer | None = None) -> Any:
+        """Build a part, or a whole model of this class from its own settings or those of NeMo's diarizer.
+
+        Raises:
+            ConfigError: the settings are those of another kind of model.
+        """
+        if not isinstance(config, DictConfig) or "_target_" in config or "target" not in config:
+            return ModelPT.from_config_dict.__func__(cls, config, trainer)
+        own_names = {f"{one.__module__}.{one.__qualname__}" for one in (cls, SortformerDiarizer)}
+        if config.target in own_names | {build.NEMO_DIARIZER}:
+            return cls(cfg=config, trainer=trainer)
+        if str(config.target).startswith(nemo_bridge.PREFIX):
+            return ModelPT.from_config_dict.__func__(cls, config, trainer)
+        raise ConfigError(
+            f"This is a model of the class `{config.target}`, which is no Sortformer diarizer. Restore it with that "
+            f"class; to start from its acoustic encoder, use `model.init_encoder_from`."
+        )
+
+    @classmethod
+    def restore_from(cls, restore_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Restore from a .nemo file of this class or of NeMo's `SortformerEncLabelModel`; arguments as in NeMo.
+
+        Raises:
+            NemoFileError: the file is missing or is no .nemo file.
+            ConfigError: it holds another kind of model.
+        """
+        restore_path = os.path.expanduser(str(restore_path))
+        connector = kwargs.get("save_restore_connector")
+        if connector is None or connector.model_extracted_dir is None:
+            nemo_bridge.read_nemo_config(restore_path)
+        try:
+            return ModelPT.restore_from.__func__(cls, restore_path, *args, **kwargs)
+        finally:
+            nemo_bridge.reset_restore_state()
+
+    @classmethod
+    def list_available_models(cls) -> list[PretrainedModelInfo]:
+        """NVIDIA's published diarizers; :meth:`from_pretrained` takes the names with or without ``nvidia/``."""
+        return [
+            PretrainedModelInfo(
+                pretrained_model_name=f"nvidia/{name}",
+                description=f"See https://huggingface.co/nvidia/{name}",
+                location=f"https://huggingface.co/nvidia/{name}",
+            )
+            for name in _PUBLISHED
+        ]
+
+    @classmethod
+    def from_pretrained(cls, model_name: str, *args: Any, **kwargs: Any) -> Any:
+        """Download and restore a published model; arguments as in NeMo."""
+        if model_name in _PUBLISHED:  # NeMo's list has a web page for it, where the file should be
+            model_name = f"nvidia/{model_name}"
+        return ModelPT.from_pretrained.__func__(cls, model_name, *args, **kwargs)
+
+    def maybe_init_from_nemo_encoder(self, path: str | None) -> nemo_bridge.LoadReport | None:
+        """Start the acoustic encoder from that of any NeMo .nemo file; None does nothing.
+
+        Raises:
+            NemoFileError: its mel front end or its sizes are not those of this model.
+        """
+        if not path:
+            return None
+        report = nemo_bridge.load_encoder(self, self._cfg, path)
+        logging.info(str(report))
+        return report
+
+    def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
+        """Start from other models' weights, by NeMo's keys `init_from_{nemo_model,pretrained_model,ptl_ckpt}`.
+
+        As in NeMo each is a path (or name), or a group of groups with `path` (or `name`), `include`, `exclude`. Unlike
+        in NeMo the source model is not built, names are compared by whole prefixes, keys that are null count as
+        absent, and it is an error where nothing fits. A bare path of another kind of model gives its `encoder`.
+
+        Raises:
+            NemoFileError: nothing fits, or the shapes differ.
+        """
+        kinds = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")
+        given = [kind for kind in kinds if cfg.get(kind) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"Only one of `{'` and `'.join(given)}` can be given.")
+        for kind in given:
+            sources = cfg[kind].values() if isinstance(cfg[kind], Mapping) else [{"path": cfg[kind]}]
+            for source in sources:
+                path = source.get("path") or source.get("name")
+                if not path:
+                    raise ConfigError(f"Each group in `{kind}` must have a `path`, but this one is {dict(source)}.")
+                self._init_from(path, kind, source)
+
+    def _init_from(self, path: str, kind: str, source: Mapping[str, Any]) -> None:
+        name = path
+        if kind == "init_from_pretrained_model":
+            path = str(type(self).from_pretrained(name, return_model_file=True))
+        if kind != "init_from_ptl_ckpt" and "include" not in source:
+            target = nemo_bridge.read_nemo_config(path).get("target", "")
+            if target != build.NEMO_DIARIZER and not str(target).startswith(nemo_bridge.PREFIX):
+                self.maybe_init_from_nemo_encoder(path)
+                return
+        include, exclude = source.get("include") or [""], source.get("exclude") or []
+        weights = nemo_bridge.read_nemo_weights(path)
+        logging.info(str(nemo_bridge.load_weights(self, weights, path=name, include=include, exclude=exclude)))
