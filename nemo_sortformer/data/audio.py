@@ -142,7 +142,7 @@ def _truncated(path: Path, found: str) -> AudioError:
 
 def _read_mono(path: Path, file: soundfile.SoundFile, first: int, last: int, sample_rate: int) -> np.ndarray:
     rate = file.samplerate
-    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ") if rate != sample_rate else None
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     parts: list[np.ndarray] = []
     done, clipped, energy_in, energy_out = first, 0, 0.0, 0.0
     try:

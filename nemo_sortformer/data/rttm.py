@@ -12,7 +12,21 @@ from nemo_sortformer.data.segment import Segment, merge_overlaps
 __all__ = ["RttmError", "RttmWarning", "format_rttm", "read_rttm", "rttm_problems", "select_recording", "write_rttm"]
 
 _OTHER_TYPES = frozenset(
-    "SEGMENT NOSCORE NO_RT_METADATA LEXEME NON-LEX NON-SPEECH FILLER EDIT IP SU CB A/P SPKR-INFO".split()
+    (
+        "SEGMENT",
+        "NOSCORE",
+        "NO_RT_METADATA",
+        "LEXEME",
+        "NON-LEX",
+        "NON-SPEECH",
+        "FILLER",
+        "EDIT",
+        "IP",
+        "SU",
+        "CB",
+        "A/P",
+    )
+    + ("SPKR-INFO",)
 )
 
 

@@ -96,7 +96,7 @@ def _hops_by_speaker(
     speaker = np.array([number.setdefault(rows[k][2], len(number)) for k in inside], dtype=np.int64)
     hops = hops[inside]
     by_speaker = [hops[speaker == index] for index in range(len(number))]
-    return list(number), [(rows_[:, 0], rows_[:, 1]) for rows_ in by_speaker]
+    return list(number), [(pair[:, 0], pair[:, 1]) for pair in by_speaker]
 
 
 def _window_edges(num_frames: int, num_hops: int, subsampling: int) -> NDArray[np.int64]:
@@ -108,13 +108,12 @@ def _window_edges(num_frames: int, num_hops: int, subsampling: int) -> NDArray[n
     return np.minimum(np.stack([start, end]), num_hops)
 
 
-def _active_hops(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], edges: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _active_hops(starts: NDArray[np.int64], ends: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Number of hops in each window that lie in the union of the segments, shape (frames,)."""
     order = np.argsort(starts, kind="stable")
     starts, ends = starts[order], np.maximum.accumulate(ends[order])
-    first = np.ones(len(starts), dtype=bool)  # a segment that starts after all before it have ended opens a new stretch
+    # A segment that starts after all before it have ended opens a new stretch of speech.
+    first = np.ones(len(starts), dtype=bool)
     first[1:] = starts[1:] > ends[:-1]
     last = np.append(first[1:], True)
     starts, ends = starts[first], ends[last]
@@ -151,8 +150,8 @@ def _column_order(
     num_active = int((labels > 0).any(axis=0).sum())
     if num_active > num_slots and not keep_earliest:
         raise TooManySpeakersError(
-            f"{num_active} speakers are active within {span}, but the model has {num_slots} slots. Set `max_num_of_spks` to {num_active} or more, shorten `session_len_sec`, or set "
+            f"{num_active} speakers are active within {span}, but the model has {num_slots} slots. Set "
+            f"`max_num_of_spks` to {num_active} or more, shorten `session_len_sec`, or set "
             f"`keep_earliest_speakers: true` to drop who arrives last."
         )
     return order[:num_slots]
-

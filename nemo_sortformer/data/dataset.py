@@ -1,0 +1,177 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Recordings with RTTM or SegLST labels, as NeMo's manifests list them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nemo_sortformer.data.audio import AudioError, audio_info, read_audio
+from nemo_sortformer.data.batch import DiarizationItem
+from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog, TooManyFailuresError
+from nemo_sortformer.data.labels import LabelReader
+from nemo_sortformer.data.manifest import ManifestEntry, ManifestError, read_manifest
+from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
+
+__all__ = ["DiarizationDataset"]
+
+_SHORTEST_TAIL_SECONDS = 1.0
+_REDRAWS = 10
+_CROP_GRID = 100
+
+
+class DiarizationDataset(Dataset[DiarizationItem]):
+    """Audio and frame targets of the recordings of one or more manifests.
+
+    A recording longer than `session_len_sec` is cut. In training it gives as many items as it is windows long, each a
+    window at a random place, which is a function of (seed, epoch, index) alone; a window with more speakers than
+    slots is drawn anew up to ten times. Otherwise its windows follow each other and cover all of it; a tail of less
+    than a second belongs to the window before it.
+
+    A recording that cannot be read is counted, named in a warning, and replaced by the next good item, as long as no
+    more than `max_failed_share` of the recordings fail.
+
+    Args:
+        manifest: path of a manifest, several paths, or entries already read.
+        num_slots: columns of the targets.
+        subsampling: hops of 10 ms per target frame.
+        session_len_sec: longest item in seconds; None or a negative number takes whole recordings.
+        training: draw windows at random.
+        seed: of the random windows.
+        max_failed_share: share of the recordings that may fail, in [0, 1]; 0 raises the first error at once.
+        sample_rate: of the audio, in Hz.
+        threshold: share of a label's window that makes it 1; None gives the share itself.
+        keep_earliest_speakers: drop the speakers who arrive last where there are more than slots.
+
+    Raises:
+        ManifestError: a manifest cannot be used, or an entry names no labels; the message says which line.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path | Sequence[str | Path] | Sequence[ManifestEntry],
+        *,
+        num_slots: int,
+        subsampling: int = 8,
+        session_len_sec: float | None = None,
+        training: bool = False,
+        seed: int = 0,
+        max_failed_share: float = 0.0,
+        sample_rate: int = 16000,
+        threshold: float | None = 0.5,
+        keep_earliest_speakers: bool = False,
+    ) -> None:
+        self.entries = _entries(manifest)
+        self.num_slots = num_slots
+        self.subsampling = subsampling
+        self.session_len_sec = session_len_sec if session_len_sec and session_len_sec > 0 else None
+        self.training = training
+        self.seed = seed
+        self.sample_rate = sample_rate
+        self.threshold = threshold
+        self.keep_earliest_speakers = keep_earliest_speakers
+        self.failures = FailureLog(max_failed_share, [str(entry.audio_filepath) for entry in self.entries])
+        self._labels = LabelReader()
+        # In shared memory, so that workers that live for several epochs see the new one.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self.windows = [(index, *window) for index, entry in enumerate(self.entries) for window in self._cut(entry)]
+        """Entry, start within it and length of each item, in seconds; NaN as start: drawn at random."""
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the random windows are drawn for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the windows of this epoch from now on, in all worker processes."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> DiarizationItem:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"`index` must be less than {len(self)}, but is {index}.")
+        index %= len(self)
+        last_error: Exception | None = None
+        for place in range(index, index + len(self)):
+            window = self.windows[place % len(self)]
+            if self.failures.has_failed(window[0]):
+                continue
+            try:
+                return self._read(place % len(self), *window)
+            except DATA_ERRORS as error:
+                last_error = error
+                self.failures.record(error, index=window[0])
+        raise TooManyFailuresError("Not one recording of the data set can be read.") from last_error
+
+    def _cut(self, entry: ManifestEntry) -> list[tuple[float, float | None]]:
+        """Start and length of each item of an entry."""
+        limit = self.session_len_sec
+        if limit is None:
+            return [(0.0, entry.duration)]
+        seconds = entry.duration
+        if seconds is None:
+            try:
+                seconds = audio_info(entry.audio_filepath).seconds - entry.offset
+            except AudioError:
+                seconds = limit  # reading the item will say what is wrong, and count it
+        if seconds <= limit:
+            return [(0.0, entry.duration)]
+        if self.training:
+            return [(math.nan, limit)] * max(round(seconds / limit), 1)
+        number = max(math.ceil((seconds - _SHORTEST_TAIL_SECONDS) / limit), 1)
+        starts = [place * limit for place in range(number)]
+        return [(start, limit) for start in starts[:-1]] + [(starts[-1], seconds - starts[-1])]
+
+    def _read(self, index: int, entry_index: int, start: float, length: float | None) -> DiarizationItem:
+        entry = self.entries[entry_index]
+        segments = self._labels.entry(entry)
+        if not math.isnan(start):
+            return self._make(entry, segments, start, length)
+        seconds = entry.duration or audio_info(entry.audio_filepath).seconds - entry.offset
+        room = max(int((seconds - (length or 0.0)) * _CROP_GRID), 0)
+        places = np.random.default_rng([self.seed, self.epoch, index]).integers(0, room + 1, size=_REDRAWS)
+        for place in places[:-1]:
+            try:
+                return self._make(entry, segments, place / _CROP_GRID, length)
+            except TooManySpeakersError:
+                continue
+        return self._make(entry, segments, places[-1] / _CROP_GRID, length)
+
+    def _make(self, entry: ManifestEntry, segments: list, start: float, length: float | None) -> DiarizationItem:
+        offset = entry.offset + start
+        audio = read_audio(entry.audio_filepath, offset=offset, duration=length, sample_rate=self.sample_rate)
+        try:
+            targets = frame_targets(
+                segments,
+                num_samples=len(audio),
+                num_slots=self.num_slots,
+                offset=offset,
+                subsampling=self.subsampling,
+                threshold=self.threshold,
+                sample_rate=self.sample_rate,
+                keep_earliest=self.keep_earliest_speakers,
+            )
+        except TooManySpeakersError as error:
+            raise TooManySpeakersError(f"{entry.audio_filepath}: {error}") from error
+        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), entry.uniq_id, offset)
+
+
+def _entries(manifest: str | Path | Sequence[str | Path] | Sequence[ManifestEntry]) -> list[ManifestEntry]:
+    if isinstance(manifest, str):
+        manifest = [part.strip() for part in manifest.split(",")]  # NeMo's way to name several
+    elif isinstance(manifest, Path):
+        manifest = [manifest]
+    entries: list[ManifestEntry] = []
+    for part in manifest:
+        entries.extend([part] if isinstance(part, ManifestEntry) else read_manifest(part))
+    if not entries:
+        raise ManifestError("`manifest_filepath` must name one manifest or more, but names none.")
+    for entry in entries:
+        if entry.rttm_filepath is None and entry.seglst_filepath is None:
+            LabelReader().entry(entry)  # raises, with the line
+    return entries

@@ -1,0 +1,165 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""lhotse cuts to batches of audio and frame targets."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.audio import AudioLoadingError, DurationMismatchError
+from lhotse.cut import Cut, MixedCut, PaddingCut
+from torch.utils.data import Dataset
+
+from nemo_sortformer.data.audio import AudioError
+from nemo_sortformer.data.batch import DiarizationBatch, DiarizationItem, collate
+from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog
+from nemo_sortformer.data.labels import LabelReader
+from nemo_sortformer.data.manifest import ManifestError
+from nemo_sortformer.data.segment import Segment
+from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
+
+__all__ = ["LhotseDiarizationDataset", "cut_segments"]
+
+_CUT_ERRORS = (*DATA_ERRORS, AudioLoadingError, DurationMismatchError)
+
+
+class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
+    """Turns the cuts that a lhotse sampler chose into a batch.
+
+    Labels come from the cut's `rttm_filepath` where it has one, else from its supervisions. Cuts mixed by lhotse are
+    taken too. All channels are averaged. A cut that cannot be read is left out together with its targets, counted and
+    named; a batch of which no cut can be read becomes one second of silence, so that all ranks keep step.
+
+    Args:
+        num_slots: columns of the targets.
+        subsampling: hops of 10 ms per target frame.
+        sample_rate: of the audio, in Hz.
+        max_failed_share: share of the cuts that may fail, in [0, 1], per worker process; 0 raises the first error.
+        threshold: share of a label's window that makes it 1; None gives the share itself.
+        keep_earliest_speakers: drop the speakers who arrive last where there are more than slots.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        subsampling: int = 8,
+        sample_rate: int = 16000,
+        max_failed_share: float = 0.0,
+        threshold: float | None = 0.5,
+        keep_earliest_speakers: bool = False,
+    ) -> None:
+        self.num_slots = num_slots
+        self.subsampling = subsampling
+        self.sample_rate = sample_rate
+        self.threshold = threshold
+        self.keep_earliest_speakers = keep_earliest_speakers
+        self.failures = FailureLog(max_failed_share)
+        self._labels = LabelReader()
+
+    def __getitem__(self, cuts: CutSet) -> DiarizationBatch:
+        items = list(self._items(cuts))
+        return collate(items or [self._silence()])
+
+    def _items(self, cuts: CutSet) -> Iterator[DiarizationItem]:
+        for cut in cuts:
+            self.failures.num_seen += 1
+            try:
+                yield self._read(cut)
+            except _CUT_ERRORS as error:
+                named = error if str(cut.id) in str(error) else _named(error, cut)
+                self.failures.record(named, name=str(cut.id))
+
+    def _read(self, cut: Cut) -> DiarizationItem:
+        segments = cut_segments(cut, self._labels)
+        audio = self._audio(cut)
+        try:
+            targets = self._targets(segments, len(audio))
+        except TooManySpeakersError as error:
+            raise TooManySpeakersError(f"Cut `{cut.id}`: {error}") from error
+        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), str(cut.id))
+
+    def _audio(self, cut: Cut) -> np.ndarray:
+        if cut.sampling_rate != self.sample_rate:
+            cut = cut.resample(self.sample_rate)
+        samples = np.asarray(cut.load_audio(), dtype=np.float32)
+        if samples.size == 0 or not np.isfinite(samples).all():
+            what = "has no samples" if samples.size == 0 else "holds NaN or infinite samples"
+            raise AudioError(f"Cut `{cut.id}` {what}.")
+        return np.ascontiguousarray(samples.mean(axis=0) if samples.ndim == 2 else samples)
+
+    def _targets(self, segments: list[Segment], num_samples: int) -> np.ndarray:
+        return frame_targets(
+            segments,
+            num_samples=num_samples,
+            num_slots=self.num_slots,
+            subsampling=self.subsampling,
+            threshold=self.threshold,
+            sample_rate=self.sample_rate,
+            keep_earliest=self.keep_earliest_speakers,
+        )
+
+    def _silence(self) -> DiarizationItem:
+        targets = self._targets([], self.sample_rate)
+        return DiarizationItem(torch.zeros(self.sample_rate), torch.from_numpy(targets), "silence")
+
+
+def _named(error: Exception, cut: Cut) -> AudioError:
+    """The same error as an ``AudioError`` that says which cut it is about."""
+    return AudioError(f"Cut `{cut.id}`: {error}")
+
+
+def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
+    """Who speaks when in a cut, in seconds from its start; segments may reach beyond both ends of the cut.
+
+    Tracks of a mixed cut that name no speaker (noise, music) add nothing, as long as another one does.
+
+    Raises:
+        ManifestError: nothing says who speaks. NeMo would label the whole cut as one speaker.
+        RttmError: the RTTM file cannot be used.
+    """
+    labels = labels or LabelReader()
+    if not isinstance(cut, MixedCut):
+        return _track_segments(cut, labels)
+    tracks = [track for track in cut.tracks if not isinstance(track.cut, PaddingCut)]
+    segments: list[Segment] = []
+    unlabelled: ManifestError | None = None
+    for track in tracks:
+        try:
+            found = _track_segments(track.cut, labels)
+        except ManifestError as error:
+            unlabelled = error
+            continue
+        inside = _clipped(found, track.cut.duration)
+        segments += [Segment(s.start + track.offset, s.end + track.offset, s.speaker) for s in inside]
+    if unlabelled is not None and not segments:
+        raise unlabelled
+    return segments
+
+
+def _track_segments(cut: Any, labels: LabelReader) -> list[Segment]:
+    rttm = (cut.custom or {}).get("rttm_filepath")
+    if rttm:
+        names = [str(name) for name in ((cut.custom or {}).get("uniq_id"), cut.recording_id, cut.id) if name]
+        sources = [str(source.source) for source in cut.recording.sources] if cut.has_recording else []
+        names += [Path(name).stem for name in (*sources, *names)]
+        found = labels.rttm(_resolve(Path(rttm), sources), names)
+        return [Segment(s.start - cut.start, s.end - cut.start, s.speaker) for s in found]
+    if any(supervision.speaker is None for supervision in cut.supervisions) or not cut.supervisions:
+        raise ManifestError(
+            f"Cut `{cut.id}` has no `rttm_filepath`, and its supervisions name no speaker, so nobody knows who speaks."
+        )
+    return [Segment(s.start, s.end, str(s.speaker)) for s in cut.supervisions]
+
+
+def _clipped(segments: Iterable[Segment], seconds: float) -> list[Segment]:
+    return [s._replace(start=max(s.start, 0.0), end=min(s.end, seconds)) for s in segments if s.end > 0.0]
+
+
+def _resolve(path: Path, audio: list[str]) -> Path:
+    """A relative path that is not there from here is meant from the folder of the audio."""
+    if not path.is_absolute() and not path.exists() and audio:
+        return Path(audio[0]).parent / path
+    return path
