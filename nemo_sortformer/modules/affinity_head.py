@@ -31,6 +31,6 @@ class AffinityHead(NeuralModule):
 
     @typecheck()
     def forward(self, states: Tensor) -> Tensor:
-        """(batch, frames, d_model) -> (batch, frames, dim), of length one, in float32 or wider"""
+        """(batch, frames, d_model) -> (batch, frames, dim), of length one, in float32 or wider."""
         embeddings = self.projection(states)
         return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)

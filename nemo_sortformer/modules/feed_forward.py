@@ -31,5 +31,5 @@ class FeedForward(nn.Module):
         self.layer_dropout = nn.Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(batch, frames, hidden_size) -> same shape"""
+        """(batch, frames, hidden_size) -> same shape."""
         return self.layer_dropout(self.dense_out(ACTIVATIONS[self.hidden_act](self.dense_in(states))))

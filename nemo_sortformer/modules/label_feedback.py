@@ -49,9 +49,7 @@ class LabelFeedback(nn.Module):
         if mask is not None:
             probs = probs.masked_fill(~mask.unsqueeze(-1), 0.0)
         if self.sort:
-            # Autocast would round the sort keys, and with them the order of two who arrive close together.
-            with torch.autocast(states.device.type, enabled=False):
-                order = arrival_order(probs, lengths, measure=self.measure, causal=self.causal)
+            order = arrival_order(probs, lengths, measure=self.measure, causal=self.causal)
             if self.causal:  # where a column lands before its arrival is knowledge of the future, so it is hidden
                 probs = probs * arrival_gate(probs, lengths)
             probs, logits = gather_columns(probs, order), gather_columns(logits, order)

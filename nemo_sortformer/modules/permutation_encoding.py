@@ -34,7 +34,7 @@ class PermutationEncoding(NeuralModule):
 
     @typecheck()
     def forward(self, sorted_probs: Tensor) -> Tensor:
-        """(batch, frames, num_labels) in [0, 1], columns in order of arrival -> (batch, frames, hidden_size)"""
+        """(batch, frames, num_labels) in [0, 1], columns in order of arrival -> (batch, frames, hidden_size)."""
         return sorted_probs.to(self.weight.dtype) @ self.weight
 
     def extra_repr(self) -> str:

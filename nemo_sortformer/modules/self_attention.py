@@ -67,7 +67,7 @@ class SelfAttention(nn.Module):
         return self.layer_dropout(self.out_projection(mixed.transpose(1, 2).flatten(2)))
 
     def _split(self, states: Tensor) -> Tensor:
-        """(batch, frames, width) -> (batch, heads, frames, width per head)"""
+        """(batch, frames, width) -> (batch, heads, frames, width per head)."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 

@@ -26,7 +26,8 @@ class SortformerEncoder(NeuralModule):
     speaker head makes the labels there; a layer norm closes the encoder.
 
     The padding must be at the end of each recording, as masks made of lengths have it. The output does not depend on
-    what the padded frames held, and is zero there.
+    what the padded frames held, and is zero there. The arguments that NeMo's `TransformerEncoder` has too are named as
+    there, so a YAML changes from one to the other by its `_target_` (and `pre_ln: true`).
 
     Args:
         num_layers: number of layers.
@@ -44,10 +45,12 @@ class SortformerEncoder(NeuralModule):
         feedback: false leaves out estimates and feedback: a plain Transformer with convolutions.
         dropout: probability of zeroing a unit of each sub-layer's output while training, in [0, 1).
         attn_score_dropout: probability of zeroing an attention weight while training. Above zero, attention on a CPU
-            takes time and memory quadratic in the frames.
+            holds frames squared numbers per head.
         attn_layer_dropout: `dropout` behind the attention, where another is wanted.
         ffn_dropout: `dropout` behind the feed-forward networks, where another is wanted.
         hidden_act: "gelu" or "relu".
+        pre_ln: NeMo's key; only true here, as the feedback adds to states that no norm has rescaled.
+        pre_ln_final_layer_norm: a last norm at the end.
 
     Raises:
         ValueError: a number out of range, an unknown name, or settings that contradict each other.
@@ -74,8 +77,14 @@ class SortformerEncoder(NeuralModule):
         attn_layer_dropout: float | None = None,
         ffn_dropout: float | None = None,
         hidden_act: str = "gelu",
+        pre_ln: bool = True,
+        pre_ln_final_layer_norm: bool = True,
     ) -> None:
         super().__init__()
+        if not pre_ln:
+            raise ValueError(
+                "`pre_ln` must be true in a SortformerEncoder, but is false. Leave the key out, or set `pre_ln: true`."
+            )
         positions = positions or ("none" if causal else "rope")
         measure = measure or ("hard" if causal else "soft")
         head_size = hidden_size // max(num_attention_heads, 1)
@@ -85,6 +94,11 @@ class SortformerEncoder(NeuralModule):
         self.rotary_size = head_size if positions == "rope" else 0
         attn_layer_dropout = dropout if attn_layer_dropout is None else attn_layer_dropout
         ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
+        rates = {"dropout": dropout, "attn_score_dropout": attn_score_dropout}
+        rates |= {"attn_layer_dropout": attn_layer_dropout, "ffn_dropout": ffn_dropout}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), but is {rate}.")
 
         def build_layer(*, last: bool) -> SortformerLayer:
             labels = LabelFeedback(hidden_size, num_labels, measure=measure, causal=causal, sort=sort)
@@ -103,7 +117,7 @@ class SortformerEncoder(NeuralModule):
             )
 
         self.layers = nn.ModuleList(build_layer(last=index == num_layers - 1) for index in range(num_layers))
-        self.final_layer_norm = nn.LayerNorm(hidden_size)
+        self.final_layer_norm = nn.LayerNorm(hidden_size) if pre_ln_final_layer_norm else nn.Identity()
 
     @property
     def input_types(self) -> dict[str, NeuralType]:

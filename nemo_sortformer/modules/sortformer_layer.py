@@ -25,7 +25,7 @@ class DepthwiseConv(nn.Module):
         self.conv = nn.Conv1d(hidden_size, hidden_size, kernel_size, groups=hidden_size)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, frames, hidden_size) -> same shape; padded frames count as zeros, like those beyond the ends"""
+        """(batch, frames, hidden_size) -> same shape; padded frames count as zeros, like those beyond the ends."""
         return self.conv(F.pad(clear_padding(states, mask).transpose(1, 2), self.pad)).transpose(1, 2)
 
 
@@ -77,7 +77,9 @@ class SortformerLayer(nn.Module):
             states: shape (batch, frames, hidden_size).
             mask: bool, true = valid, shape (batch, frames); none = all valid.
             lengths: the number of valid frames, shape (batch,); none with `mask`.
-            keys: the attention's mask, see :class:`SelfAttention`, as are `is_causal` and `rotation`.
+            keys: the `mask` of :class:`SelfAttention`.
+            is_causal: as there.
+            rotation: as there.
 
         Returns:
             The states, and the logits of the label estimates or none; see :class:`LabelFeedback`.

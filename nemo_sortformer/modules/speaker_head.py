@@ -43,8 +43,8 @@ class SpeakerHead(NeuralModule):
         tf_d_model: width of the state encoder.
         num_spks: number of speaker slots.
         dropout_rate: probability of zeroing a hidden unit while training, in [0, 1).
-        **streaming: NeMo's keys about streaming. They are kept in `streaming` and change nothing here; a key that NeMo
-            3.0 does not know is named in a warning and dropped, as published configurations of other versions have some.
+        **streaming: NeMo's keys about streaming. They are kept in `streaming` and change nothing here; a key that
+            NeMo 3.0 does not know, as configurations of other versions have, is named in a warning and dropped.
 
     Raises:
         ValueError: `num_spks` is below one, or `dropout_rate` is outside [0, 1).
@@ -86,11 +86,11 @@ class SpeakerHead(NeuralModule):
         return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
 
     def project(self, states: Tensor) -> Tensor:
-        """(batch, frames, fc_d_model) -> (batch, frames, tf_d_model); the same states where the widths are equal"""
+        """(batch, frames, fc_d_model) -> (batch, frames, tf_d_model); the same states where the widths are equal."""
         return states if self.encoder_proj is None else self.encoder_proj(states)
 
     @typecheck()
     def forward(self, states: Tensor) -> Tensor:
-        """(batch, frames, tf_d_model) -> (batch, frames, num_spks)"""
+        """(batch, frames, tf_d_model) -> (batch, frames, num_spks)."""
         hidden = self.first_hidden_to_hidden(self.dropout(F.relu(states)))
         return self.single_hidden_to_spks(self.dropout(F.relu(hidden)))

@@ -29,7 +29,7 @@ class TransformerStateLayer(nn.Module):
         self.second_sub_layer = feed_forward
 
     def forward(self, states: Tensor, *, mask: Tensor | None, is_causal: bool) -> Tensor:
-        """(batch, frames, hidden_size) -> same shape; `mask` and `is_causal` as in :class:`SelfAttention`"""
+        """(batch, frames, hidden_size) -> same shape; `mask` and `is_causal` as in :class:`SelfAttention`."""
         if self.pre_ln:
             states = states + self.first_sub_layer(self.layer_norm_1(states), mask=mask, is_causal=is_causal)
             return states + self.second_sub_layer(self.layer_norm_2(states))
