@@ -1,8 +1,8 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Settings of the conversations that are mixed on the fly: every default, its unit and its check.
 
-The defaults describe meetings as well as chats: a quarter of the conversations is mostly silent, a quarter has no overlap
-at all while others overlap for a third of the speech, most are reverberant and all but a few are noisy.
+The defaults describe meetings as well as chats: a quarter of the conversations has long silences, a quarter has no
+overlap at all while others overlap for a third of the speech, most are reverberant and all but a few are noisy.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MixingConfig:
     speed_probability: float = 0.85
     """Probability that a voice is resampled at all."""
     same_voice_probability: float = 0.1
-    """Probability that two speakers of a conversation are one voice at two factors at least `same_voice_ratio` apart."""
+    """Probability that two speakers of a conversation are one voice at two factors, `same_voice_ratio` apart."""
     same_voice_ratio: float = 1.25
     """Smallest ratio of the two factors of one voice that stands for two speakers."""
 
@@ -112,8 +112,8 @@ class MixingConfig:
                      "telephone_probability"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"`{name}` must be in [0, 1], but is {getattr(self, name)}.")
-        for name in ("speed_range", "turn_seconds", "pause_seconds", "sparse_silence", "reverb_seconds", "noise_snr_db",
-                     "lowpass_hz", "output_dbfs"):  # fmt: skip
+        for name in ("speed_range", "turn_seconds", "pause_seconds", "sparse_silence", "reverb_seconds",
+                     "noise_snr_db", "lowpass_hz", "output_dbfs"):  # fmt: skip
             pair = list(getattr(self, name))
             if len(pair) != 2 or not pair[0] <= pair[1]:
                 raise ConfigError(f"`{name}` must be a pair [low, high] with low <= high, but is {pair}.")
@@ -123,7 +123,8 @@ class MixingConfig:
         for name in ("session_seconds", "conversations_per_epoch", "min_utterance_seconds", "gap_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be more than 0, but is {getattr(self, name)}.")
-        for name in ("synthetic_speakers", "backchannels_per_minute", "events_per_minute", "level_db", "distant_db", "tilt_db"):
+        for name in ("synthetic_speakers", "backchannels_per_minute", "events_per_minute", "level_db", "distant_db",
+                     "tilt_db"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` must not be negative, but is {getattr(self, name)}.")
         if self.pause_seconds[0] < 0:
@@ -131,7 +132,7 @@ class MixingConfig:
         if not 0 <= self.sparse_silence[0] <= self.sparse_silence[1] <= 0.95:
             raise ConfigError(f"`sparse_silence` must be in [0, 0.95], but is {list(self.sparse_silence)}.")
         if self.output_dbfs[1] > -10:
-            raise ConfigError(f"`output_dbfs` must stay below -10 dB, as speech needs headroom, but is {self.output_dbfs}.")
+            raise ConfigError(f"`output_dbfs` must stay below -10 dB, for headroom, but is {list(self.output_dbfs)}.")
         if self.same_voice_ratio <= 1:
             raise ConfigError(f"`same_voice_ratio` must be more than 1, but is {self.same_voice_ratio}.")
         weights = list(self.speaker_count_weights)

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Conversations mixed on the fly from single-speaker utterances.
 
-`pool` holds the voices, `conversation` plans who speaks when, `acoustics` adds room, noise and channel, `simulate` puts the
-three together, and `dataset` feeds the result to training or writes it to files.
+`pool` holds the voices, `conversation` plans who speaks when, `acoustics` adds room, noise and channel, `simulate`
+puts the three together, and `dataset` feeds the result to training or writes it to files.
 """
 
 from nemo_sortformer.data.mixing.dataset import MixingDataset, build_pool, write_conversations

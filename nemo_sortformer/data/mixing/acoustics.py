@@ -2,8 +2,8 @@
 """Level, room, noise and channel of a mixed conversation.
 
 Every speaker, the noise and the stray sounds are tracks with a response of their own (room times spectral shape times
-gain). All are filtered and summed in blocks in the frequency domain, one inverse transform for all, which is what makes a
-conversation cost milliseconds. Rooms and noises come from banks that are made once per process from fixed seeds, so that a
+gain). All are filtered and summed in blocks in the frequency domain, one inverse transform for all: that is what makes
+a conversation cost milliseconds. Rooms and noises come from banks made once per process from fixed seeds, so that a
 conversation depends on its own generator only.
 """
 
@@ -19,8 +19,8 @@ from nemo_sortformer.data.mixing.pool import ACTIVE_RMS, SAMPLE_RATE
 
 BLOCK = 8192
 SIZE = 2 * BLOCK
-DELAY = 256  # room for what a zero-phase shape does before its peak; taken out again, so labels stay true
-RIR_SAMPLES = BLOCK - 2 * DELAY
+DELAY = 512  # room for what a zero-phase shape does before its peak; taken out again, so labels stay true
+RIR_SAMPLES = BLOCK - 2 * DELAY  # what is left of a block for the room
 NUM_ROOMS, PLACES = 24, 6
 NOISE_SECONDS = 64
 _FREQUENCIES = np.fft.rfftfreq(SIZE, 1 / SAMPLE_RATE)
@@ -28,17 +28,14 @@ _OCTAVES = np.log2(np.maximum(_FREQUENCIES, 60.0) / 1000.0)  # flat below 60 Hz
 CEILING = 0.98
 
 
-def render(
-    tracks: np.ndarray,
-    reference_gain: float,
-    responses: np.ndarray,
-) -> np.ndarray:
+def render(tracks: np.ndarray, responses: np.ndarray, *, gain: float = 1.0) -> np.ndarray:
     """Filter each track by its response and sum them.
 
     Args:
         tracks: dry signals, shape (tracks, samples), float32.
-        reference_gain: factor on the sum.
-        responses: one spectrum per track, shape (tracks, SIZE // 2 + 1), its direct part delayed by `DELAY` samples.
+        responses: one spectrum per track, shape (tracks, SIZE // 2 + 1), its direct part delayed by `DELAY` samples
+            and its last part at most `BLOCK` samples after its first.
+        gain: factor on the sum.
 
     Returns:
         The sum without the delay, shape (samples,), float32.
@@ -56,7 +53,7 @@ def render(
         total += spectrum
     wet = fft.irfft(total, n=SIZE, axis=-1)
     wet[1:, :BLOCK] += wet[:-1, BLOCK:]
-    return wet[:, :BLOCK].reshape(-1)[DELAY : DELAY + num_samples] * np.float32(reference_gain)
+    return wet[:, :BLOCK].reshape(-1)[DELAY : DELAY + num_samples] * np.float32(gain)
 
 
 def add_acoustics(dry: np.ndarray, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
@@ -94,13 +91,13 @@ def add_acoustics(dry: np.ndarray, config: MixingConfig, rng: np.random.Generato
         responses[-1] = _flat_response()
         shapes_db[-1] = -rng.uniform(*config.noise_snr_db)
     telephone = rng.random() < config.telephone_probability
-    channel_db = draw_channel(config, rng, telephone=telephone)
-    responses *= (10 ** ((shapes_db + channel_db) / 20)).astype(np.float32)
+    responses *= (10 ** (shapes_db / 20)).astype(np.float32)
+    responses *= draw_channel(config, rng, telephone=telephone)
 
     level_db = rng.uniform(*config.output_dbfs)
-    mixed = render(tracks, 10 ** (level_db / 20) / ACTIVE_RMS, responses)
+    mixed = render(tracks, responses, gain=10 ** (level_db / 20) / ACTIVE_RMS)
     mixed = limit(mixed)
-    return mu_law(mixed) if telephone else mixed
+    return limit(mu_law(mixed)) if telephone else mixed
 
 
 def limit(audio: np.ndarray) -> np.ndarray:
@@ -118,19 +115,20 @@ def mu_law(audio: np.ndarray) -> np.ndarray:
 
 
 def draw_channel(config: MixingConfig, rng: np.random.Generator, *, telephone: bool) -> np.ndarray:
-    """Draw the spectral shape of the microphone and line, dB per bin."""
+    """Draw the response of the microphone and line, shape (SIZE // 2 + 1,), complex64."""
     shape = rng.uniform(-config.tilt_db, config.tilt_db) * np.clip(_OCTAVES, -3, 3)
     for _ in range(int(rng.integers(3))):  # a resonance or a notch of the room or the device
         centre, width = rng.uniform(-3, 3), rng.uniform(0.3, 1.2)
         shape = shape + rng.uniform(-8, 6) * np.exp(-(((_OCTAVES - centre) / width) ** 2))
-    low, high = rng.uniform(20, 150), SAMPLE_RATE
+    low, high = rng.uniform(30, 150), float(SAMPLE_RATE)
     if telephone:
         low, high = 300.0, 3400.0
     elif rng.random() < config.lowpass_probability:
         high = rng.uniform(*config.lowpass_hz)
-    ratio_low = (low / np.maximum(_FREQUENCIES, 1.0)) ** 4
-    ratio_high = (_FREQUENCIES / high) ** int(rng.integers(16, 33))
-    return np.maximum(shape - 10 * np.log10(1 + ratio_low) - 10 * np.log10(1 + ratio_high), -70.0)
+    shape = np.maximum(shape - 10 * np.log10(1 + (_FREQUENCIES / high) ** int(rng.integers(16, 33))), -70.0)
+    ratio = 1j * _FREQUENCIES / low  # a causal high-pass, as a zero-phase one would be heard before the speech
+    high_pass = ratio**2 / (1 + np.sqrt(2) * ratio + ratio**2)
+    return (high_pass * 10 ** (shape / 20)).astype(np.complex64)
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +158,7 @@ def room_bank(shortest: float, longest: float) -> np.ndarray:
 
     Args:
         shortest: smallest T60, seconds.
-        longest: largest T60, seconds; the responses are cut at 0.48 s.
+        longest: largest T60, seconds; the responses are cut at 0.44 s.
 
     Returns:
         Spectra of unit energy, shape (NUM_ROOMS, PLACES, SIZE // 2 + 1), complex64. The places of a room go from near
@@ -263,7 +261,8 @@ def draw_events(num_samples: int, config: MixingConfig, rng: np.random.Generator
 def event_bank() -> tuple[np.ndarray, ...]:
     """Make 120 short sounds that are no speech, each of unit root mean square, float32, at most 0.7 s long."""
     rng = np.random.default_rng(2603)
-    return tuple(_event(kind, rng) for kind in ("click", "knock", "breath", "keys", "squeak", "thud") for _ in range(20))
+    kinds = ("click", "knock", "breath", "keys", "squeak", "thud")
+    return tuple(_event(kind, rng) for kind in kinds for _ in range(20))
 
 
 def _event(kind: str, rng: np.random.Generator) -> np.ndarray:

@@ -160,7 +160,7 @@ class _Planner:
         last = -1
         while time < config.session_seconds - shortest:
             voice = self.next_voice(last, waiting, time)
-            turn = math.exp(rng.uniform(math.log(shortest), math.log(style.longest_turn)))
+            turn = self.turn_seconds()
             start = max(round(time * SAMPLE_RATE), self.busy_until[voice])
             end = self.place_turn(voice, start, turn)
             self.place_backchannels(voice, start, end)
@@ -173,6 +173,12 @@ class _Planner:
             last = voice
         pieces = sorted(self.pieces, key=lambda piece: piece.position)
         return Plan(self.voices, tuple(pieces), self.num_samples)
+
+    def turn_seconds(self) -> float:
+        low, high = self.config.turn_seconds[0], self.style.longest_turn
+        if self.rng.random() < 0.25:  # someone explains something
+            low = max(low, high / 2)
+        return math.exp(self.rng.uniform(math.log(low), math.log(high)))
 
     def next_voice(self, last: int, waiting: list[int], time: float) -> int:
         rng = self.rng
@@ -191,7 +197,7 @@ class _Planner:
         config, rng = self.config, self.rng
         position, end = start, start
         target = start + round(seconds * SAMPLE_RATE)
-        while position < self.num_samples and target - position > 0.25 * SAMPLE_RATE:
+        while position < self.num_samples and target - position > max(0.25, 0.2 * seconds) * SAMPLE_RATE:
             end = self.place_piece(voice, position, target - position)
             position = end + round(rng.uniform(*config.pause_seconds) * SAMPLE_RATE)
         self.busy_until[voice] = max(self.busy_until[voice], end + round(0.05 * SAMPLE_RATE))
@@ -237,5 +243,5 @@ def cut(total: int, pauses: np.ndarray, wanted: int, rng: np.random.Generator) -
         starts.append(int(rng.integers(total - wanted + 1)))
     start = starts[int(rng.integers(len(starts)))]
     ends = pauses[:, 0]
-    ends = ends[(ends <= start + wanted) & (ends >= start + wanted // 2)]
+    ends = ends[(ends <= start + wanted) & (ends >= start + 0.75 * wanted)]
     return start, int(ends[-1] - start) if len(ends) else wanted

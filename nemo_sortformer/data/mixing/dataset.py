@@ -48,8 +48,8 @@ def build_pool(config: MixingConfig) -> UtterancePool:
 class MixingDataset(IterableDataset[DiarizationItem]):
     """Conversations mixed on the fly.
 
-    Conversation number n of worker w of rank r in epoch e is a function of ``(seed, e, r, w, n)`` only, so a run with the same
-    numbers of ranks and workers sees the same data. All ranks give equally many conversations.
+    Conversation number n of worker w of rank r in epoch e is a function of ``(seed, e, r, w, n)`` only, so a run with
+    the same numbers of ranks and workers sees the same data. All ranks give equally many conversations.
 
     Args:
         config: what to mix.
@@ -80,7 +80,8 @@ class MixingDataset(IterableDataset[DiarizationItem]):
         most = max(index + 1 for index, weight in enumerate(config.speaker_count_weights) if weight > 0)
         if most > num_slots:
             raise ValueError(
-                f"`speaker_count_weights` allows {most} speakers, but the model has {num_slots} slots. Shorten the list."
+                f"`speaker_count_weights` allows {most} speakers, but the model has {num_slots} slots. Shorten the "
+                "list."
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"`rank` must be in [0, world_size), but is {rank} of {world_size}.")

@@ -21,9 +21,9 @@ def pool_from_manifest(
     """Read all utterances of a manifest into memory, 32 kB per second of speech.
 
     Args:
-        path: JSON lines with `audio_filepath` (or `audio`; relative to the manifest) and `speaker`; optional are `offset`,
-            `duration`, `speech_start` and `speech_end` (seconds from the start of the file, the part that is speech),
-            `split` and `source`.
+        path: JSON lines with `audio_filepath` (or `audio`; relative to the manifest) and `speaker`; optional are
+            `offset`, `duration`, `speech_start` and `speech_end` (seconds from the start of the file, the part that is
+            speech), `split` and `source`.
         split: keep only the lines of this split.
         exclude_sources: leave out the lines of these sources.
         min_seconds: leave out shorter utterances, seconds.
@@ -39,7 +39,7 @@ def pool_from_manifest(
         if (split is None or entry.extra.get("split") == split) and entry.extra.get("source") not in exclude_sources
     ]
     if not chosen:
-        raise PoolError(f"{path}: no line is left with `split` {split!r} and `exclude_sources` {list(exclude_sources)}.")
+        raise PoolError(f"{path}: `split` {split!r} and `exclude_sources` {list(exclude_sources)} leave no line.")
     return UtterancePool(_recordings(Path(path), chosen), min_seconds=min_seconds)
 
 
@@ -47,8 +47,8 @@ def _recordings(path: Path, entries: list[ManifestEntry]) -> Iterator[Recording]
     for entry in entries:
         if not entry.speaker:
             raise PoolError(
-                f"{path}: `{entry.audio_filepath}` has no `speaker`. Mixing needs to know who speaks: give every line a "
-                "`speaker` key."
+                f"{path}: `{entry.audio_filepath}` has no `speaker`. Mixing needs to know who speaks: give every line "
+                "a `speaker` key."
             )
         start = entry.extra.get("speech_start")
         end = entry.extra.get("speech_end")

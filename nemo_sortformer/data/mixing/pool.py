@@ -1,9 +1,9 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """The voices that conversations are mixed from: single-speaker utterances held in memory at one level.
 
-All utterances lie in one int16 array (32 kB per second), which forked workers share. A voice is perturbed by resampling the
-piece that is used: at 3 ms per conversation that costs less than a cache of variants would in memory, and the factor can
-be any number, so there is no end of new speakers.
+All utterances lie in one int16 array (32 kB per second), which forked workers share. A voice is perturbed by
+resampling the piece that is used: at 3 ms per conversation that is cheaper than the memory of a cache of variants, and
+the factor can be any number, so there is no end of new speakers.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class UtterancePool:
             position += len(samples)
         if not parts:
             raise PoolError(
-                f"A pool of voices needs at least one utterance of {min_seconds} s or more that is not silent, but none was "
-                "found. Look at the manifest, `split` and `exclude_sources`."
+                f"A pool of voices needs at least one utterance of {min_seconds} s or more that is not silent, but "
+                "there is none. Look at the manifest, `split` and `exclude_sources`."
             )
         self.samples = np.concatenate(parts)
         self.speakers = [PoolSpeaker(name, source, tuple(utts)) for (name, source), utts in sorted(found.items())]
@@ -91,14 +91,16 @@ class UtterancePool:
         cls, voices: Mapping[str, Sequence[np.ndarray]], *, source: str = "arrays", min_seconds: float = 0.25
     ) -> UtterancePool:
         """Make a pool of 16 kHz float arrays, a list per speaker."""
-        return cls((Recording(name, source, x) for name, list_ in voices.items() for x in list_), min_seconds=min_seconds)
+        recordings = (Recording(name, source, x) for name, utterances in voices.items() for x in utterances)
+        return cls(recordings, min_seconds=min_seconds)
 
     def merged(self, other: UtterancePool) -> UtterancePool:
         """Return a new pool with the speakers of both."""
         both = object.__new__(UtterancePool)
         both.samples = np.concatenate([self.samples, other.samples])
+        shift = len(self.samples)
         moved = [
-            speaker._replace(utterances=tuple(u._replace(start=u.start + len(self.samples)) for u in speaker.utterances))
+            speaker._replace(utterances=tuple(u._replace(start=u.start + shift) for u in speaker.utterances))
             for speaker in other.speakers
         ]
         both.speakers = [*self.speakers, *moved]

@@ -23,8 +23,8 @@ def simulate_conversation(
         rng: source of every draw: the result is a function of it and of the pool.
 
     Returns:
-        The recording, `config.session_seconds` long at 16 kHz, shape (samples,), float32 within (-1, 1), and the speech
-        of every speaker by the dry utterances (a room does not prolong it), sorted by start.
+        The recording, `config.session_seconds` long at 16 kHz, shape (samples,), float32 within (-1, 1), and the
+        speech of every speaker by the dry utterances (a room does not prolong it), sorted by start.
 
     Raises:
         PoolError: the pool has fewer speakers than a conversation needs.

@@ -1,0 +1,463 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Mixed conversations: what they promise about labels, levels, overlap, silence and repeatability."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import fft, signal
+from torch.utils.data import DataLoader
+
+from nemo_sortformer.config.merge import ConfigError, from_cfg
+from nemo_sortformer.config.mixing import MixingConfig
+from nemo_sortformer.data.batch import collate
+from nemo_sortformer.data.manifest import read_manifest
+from nemo_sortformer.data.mixing import (
+    MixingDataset,
+    PoolError,
+    UtterancePool,
+    acoustics,
+    build_pool,
+    pool_from_manifest,
+    simulate_conversation,
+    write_conversations,
+)
+from nemo_sortformer.data.mixing.conversation import cut, plan_conversation
+from nemo_sortformer.data.mixing.pool import ACTIVE_RMS, measure
+from nemo_sortformer.data.mixing.simulate import dry_tracks, plan_segments
+from nemo_sortformer.data.rttm import read_rttm
+from nemo_sortformer.data.targets import frame_targets
+
+RATE = 16_000
+CLEAN = MixingConfig(
+    session_seconds=12.0, reverb_probability=0, noise_probability=0, event_share=0, tilt_db=0, lowpass_probability=0,
+    telephone_probability=0, level_db=0, distant_probability=0, output_dbfs=[-26, -26],
+)  # fmt: skip
+
+
+def tone(hertz: float, seconds: float, level: float = 0.1) -> np.ndarray:
+    time = np.arange(int(seconds * RATE)) / RATE
+    return (level * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def make_pool(num_speakers: int = 8) -> UtterancePool:
+    """Speakers that hum at pitches of their own, in utterances of 0.5 to 6 s."""
+    seconds = (0.5, 1.2, 6.0)
+    return UtterancePool.from_arrays(
+        {f"s{k}": [tone(150 + 60 * k, length, 0.02 * (k + 1)) for length in seconds] for k in range(num_speakers)}
+    )
+
+
+POOL = make_pool()
+
+
+def mix(seed: int, config: MixingConfig = CLEAN, pool: UtterancePool = POOL):
+    return simulate_conversation(pool, config, np.random.default_rng(seed))
+
+
+def activity(segments, seconds: float) -> np.ndarray:
+    """Number of voices at each sample."""
+    count = np.zeros(round(seconds * RATE) + 1, dtype=int)
+    for start, end, _ in segments:
+        count[round(start * RATE)] += 1
+        count[round(end * RATE)] -= 1
+    return np.cumsum(count)[:-1]
+
+
+# --- The pool
+
+
+def test_all_utterances_have_one_level_whatever_their_own():
+    levels = []
+    for index, speaker in enumerate(POOL.speakers):
+        for number, utterance in enumerate(speaker.utterances):
+            x = POOL.piece(index, number, start=0, count=utterance.count, factor=1.0)[100:-100]
+            levels.append(np.sqrt(np.mean(x**2)))
+    np.testing.assert_allclose(levels, ACTIVE_RMS, rtol=0.02)
+
+
+def test_the_level_is_that_of_the_active_part():
+    speech = np.concatenate([tone(200, 1.0), np.zeros(3 * RATE, np.float32), tone(200, 1.0)])
+    level, pauses = measure(speech)
+    assert level == pytest.approx(0.1 / np.sqrt(2), rel=0.01)
+    assert pauses.tolist() == [[RATE, 4 * RATE]]
+
+
+def test_a_factor_raises_the_pitch_and_shortens():
+    x = POOL.piece(0, 2, start=0, count=4 * RATE, factor=1.25)
+    assert len(x) == pytest.approx(4 * RATE / 1.25, abs=2)
+    spectrum = np.abs(np.fft.rfft(x * np.hanning(len(x))))
+    assert spectrum.argmax() * RATE / len(x) == pytest.approx(150 * 1.25, abs=1)
+
+
+def test_short_and_silent_utterances_are_left_out_and_an_empty_pool_says_what_to_look_at():
+    pool = UtterancePool.from_arrays({"a": [tone(200, 1.0), tone(200, 0.1), np.zeros(RATE, np.float32)]})
+    assert len(pool.speakers[0].utterances) == 1
+    with pytest.raises(PoolError, match="`exclude_sources`"):
+        UtterancePool.from_arrays({"a": [tone(200, 0.1)]})
+
+
+def test_merging_keeps_the_audio_of_both():
+    other = UtterancePool.from_arrays({"z": [tone(1000, 1.0)]}, source="other")
+    both = POOL.merged(other)
+    assert len(both) == len(POOL) + 1
+    np.testing.assert_array_equal(
+        both.piece(len(POOL), 0, start=100, count=800, factor=1.1), other.piece(0, 0, start=100, count=800, factor=1.1)
+    )
+    assert both.sources["other"].tolist() == [len(POOL)]
+
+
+def test_a_cut_goes_from_pause_to_pause_and_is_never_longer_than_wanted():
+    pauses = np.array([[1000, 1200], [3000, 3400], [5000, 5100]])
+    rng = np.random.default_rng(0)
+    cuts = {cut(8000, pauses, 4000, rng) for _ in range(300)}
+    assert (0, 3000) in cuts  # from the start to the last pause that is near enough
+    assert (1200, 3800) in cuts  # 1200 .. 5000
+    assert all(count <= 4000 and start + count <= 8000 for start, count in cuts)
+    assert cut(800, pauses[:0], 1000, rng) == (0, 800)
+
+
+# --- The manifest
+
+
+def write_pool(folder: Path, lines: list[dict]) -> Path:
+    for number in range(len(lines)):
+        soundfile.write(folder / f"{number}.wav", np.concatenate([np.zeros(RATE // 2), tone(300, 1.5)]), RATE)
+    path = folder / "pool.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_both_kinds_of_manifest_lines_are_read_and_filtered(tmp_path):
+    path = write_pool(
+        tmp_path,
+        [
+            {
+                "audio": "0.wav",
+                "speaker": "a",
+                "speech_start": 0.5,
+                "speech_end": 1.5,
+                "split": "train",
+                "source": "x",
+            },
+            {
+                "audio_filepath": "1.wav",
+                "speaker": "b",
+                "offset": 0.5,
+                "duration": 1.5,
+                "split": "train",
+                "source": "y",
+            },
+            {"audio_filepath": "2.wav", "speaker": "c", "split": "dev", "source": "x", "duration": 2.0},
+        ],
+    )
+    everything = pool_from_manifest(path)
+    assert {s.name: s.utterances[0].count for s in everything.speakers} == {"a": RATE, "b": 1.5 * RATE, "c": 2 * RATE}
+    assert [s.name for s in pool_from_manifest(path, split="train").speakers] == ["a", "b"]
+    assert [s.name for s in pool_from_manifest(path, split="train", exclude_sources=["x"]).speakers] == ["b"]
+    with pytest.raises(PoolError, match="`split` 'test'"):
+        pool_from_manifest(path, split="test")
+
+
+def test_a_line_without_a_speaker_is_an_error(tmp_path):
+    path = write_pool(tmp_path, [{"audio_filepath": "0.wav"}])
+    with pytest.raises(PoolError, match="no `speaker`"):
+        pool_from_manifest(path)
+
+
+def test_a_config_without_voices_says_which_keys_give_some():
+    with pytest.raises(PoolError, match="`manifest`, or `synthetic_speakers`"):
+        build_pool(MixingConfig())
+
+
+# --- The plan
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=60)
+def test_a_voice_never_overlaps_itself_and_all_stays_inside(seed):
+    plan = plan_conversation(
+        POOL, MixingConfig(session_seconds=16.0, overlap_free_share=0), np.random.default_rng(seed)
+    )
+    end_of: dict[int, float] = {}
+    assert plan.pieces
+    for piece in plan.pieces:
+        assert piece.position >= end_of.get(piece.voice, 0)
+        end_of[piece.voice] = piece.position + piece.length(plan.voices[piece.voice].factor)
+        utterance = POOL.speakers[plan.voices[piece.voice].speaker].utterances[piece.utterance]
+        assert piece.start >= 0
+        assert piece.start + piece.count <= utterance.count
+    assert max(end_of.values()) <= plan.num_samples + 1
+
+
+def test_overlap_is_absent_where_it_is_forbidden_and_there_where_it_is_wanted():
+    never = dataclasses.replace(CLEAN, overlap_free_share=1.0)
+    often = dataclasses.replace(CLEAN, overlap_free_share=0.0, speaker_count_weights=[0, 0, 1], sparse_share=0)
+    assert all((activity(mix(seed, never)[1], 12.0) <= 1).all() for seed in range(20))
+    shares = []
+    for seed in range(60):
+        count = activity(mix(seed, often)[1], 12.0)
+        shares.append((count > 1).sum() / (count > 0).sum())
+    assert 0.08 < np.mean(shares) < 0.3
+    assert max(shares) > 0.3
+
+
+def test_sparse_conversations_are_silent_for_about_the_share_asked_for():
+    silent = {}
+    for share in (0.0, 1.0):
+        config = dataclasses.replace(
+            CLEAN, sparse_share=share, sparse_silence=[0.5, 0.5], overlap_free_share=1.0, session_seconds=60.0
+        )
+        silent[share] = np.mean([(activity(mix(seed, config)[1], 60.0) == 0).mean() for seed in range(20)])
+    assert silent[0.0] < 0.3
+    assert 0.4 < silent[1.0] < 0.65
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_number_of_speakers_is_the_one_asked_for(count):
+    config = dataclasses.replace(CLEAN, speaker_count_weights=[0] * (count - 1) + [1], session_seconds=40.0)
+    heard = [len({segment.speaker for segment in mix(seed, config)[1]}) for seed in range(20)]
+    assert max(heard) == count
+    assert np.mean(heard) > count - 0.3
+
+
+def test_one_voice_at_two_speeds_can_be_two_speakers():
+    config = dataclasses.replace(CLEAN, same_voice_probability=1.0, speaker_count_weights=[0, 1])
+    for seed in range(10):
+        first, second = plan_conversation(POOL, config, np.random.default_rng(seed)).voices
+        assert first.speaker == second.speaker
+        assert first.name != second.name
+        assert max(first.factor, second.factor) / min(first.factor, second.factor) >= 1.25 - 1e-9
+
+
+def test_conversations_of_one_source_stay_in_it():
+    both = POOL.merged(UtterancePool.from_arrays({f"z{k}": [tone(900, 2.0)] for k in range(5)}, source="other"))
+    config = dataclasses.replace(CLEAN, same_source_probability=1.0, speaker_count_weights=[0, 0, 1])
+    sources = [
+        {both.speakers[v.speaker].source for v in plan_conversation(both, config, np.random.default_rng(n)).voices}
+        for n in range(40)
+    ]
+    assert all(len(found) == 1 for found in sources)
+    assert set().union(*sources) == {"arrays", "other"}
+
+
+def test_too_few_speakers_say_how_many_there_are():
+    with pytest.raises(PoolError, match="there are 2"):
+        mix(0, dataclasses.replace(CLEAN, speaker_count_weights=[0, 0, 1]), make_pool(2))
+
+
+# --- The audio
+
+
+def test_filtering_in_blocks_equals_convolution():
+    rng = np.random.default_rng(1)
+    tracks = rng.standard_normal((3, 50_001)).astype(np.float32)
+    kernels = rng.standard_normal((3, 4000)) * np.exp(-np.arange(4000) / 500)
+    responses = np.zeros((3, acoustics.SIZE))
+    responses[:, acoustics.DELAY : acoustics.DELAY + 4000] = kernels
+    expected = sum(signal.fftconvolve(track, kernel)[:50_001] for track, kernel in zip(tracks, kernels, strict=True))
+    got = acoustics.render(tracks, fft.rfft(responses), gain=2.0)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, 2 * expected, atol=2e-3)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20)
+def test_clean_audio_is_the_dry_sum_and_silent_where_no_one_speaks(seed):
+    audio, segments = mix(seed)
+    plan = plan_conversation(POOL, CLEAN, np.random.default_rng(seed))
+    assert segments == plan_segments(POOL, plan)
+    dry, wet = (np.sqrt(np.mean(x.reshape(-1, 800) ** 2, axis=1)) for x in (dry_tracks(POOL, plan).sum(axis=0), audio))
+    near = np.convolve(dry > 1e-4, np.ones(3), mode="same") > 0.5  # a high-pass rings a little
+    assert (wet[~near] < 1e-3).all()
+    assert (wet[dry > 0.02] > 2e-3).all()  # the channel shapes it, but all that is said is heard
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=15)
+def test_a_recording_is_finite_loud_enough_and_never_clips(seed):
+    config = MixingConfig(session_seconds=5.0, telephone_probability=0.3)
+    audio, _ = mix(seed, config)
+    assert audio.dtype == np.float32
+    assert audio.shape == (5 * RATE,)
+    assert np.isfinite(audio).all()
+    assert np.abs(audio).max() <= acoustics.CEILING + 1e-6
+    assert np.sqrt(np.mean(audio**2)) > 1e-4
+
+
+def test_rooms_do_not_delay_speech_and_ring_after_it():
+    bank = np.fft.irfft(acoustics.room_bank(0.1, 0.7))
+    assert bank.shape[:2] == (acoustics.NUM_ROOMS, acoustics.PLACES)
+    assert (np.abs(bank).argmax(axis=-1)[:, :-1] == acoustics.DELAY).mean() > 0.95
+    assert np.abs(bank[..., : acoustics.DELAY]).max() < 1e-6
+    np.testing.assert_allclose(np.square(bank).sum(axis=-1), 1, rtol=1e-4)
+    late = np.square(bank[..., acoustics.DELAY + 1600 :]).sum(axis=-1).mean(axis=-1)  # after 100 ms
+    assert late[-1] > 20 * late[0]
+
+
+def test_the_noise_has_the_ratio_asked_for():
+    config = dataclasses.replace(
+        CLEAN, noise_probability=1.0, noise_snr_db=[10, 10], speaker_count_weights=[1], overlap_free_share=1.0
+    )
+    ratios = []
+    for seed in range(20):
+        audio, segments = mix(seed, config)
+        speech = activity(segments, 12.0) > 0
+        away = np.convolve(speech, np.ones(3201), mode="same") < 0.5
+        if away.sum() > RATE and speech.sum() > RATE:
+            ratios.append(10 * np.log10(np.mean(audio[speech] ** 2) / np.mean(audio[away] ** 2) - 1))
+    assert len(ratios) > 8
+    assert abs(np.median(ratios) - 10) < 4  # the channel shapes speech and noise differently
+
+
+def test_the_output_level_is_the_one_asked_for():
+    levels = []
+    for dbfs in (-36.0, -26.0):
+        audio, segments = mix(3, dataclasses.replace(CLEAN, output_dbfs=[dbfs, dbfs]))
+        levels.append(20 * np.log10(np.sqrt(np.mean(audio[activity(segments, 12.0) == 1] ** 2))))
+    assert levels[1] - levels[0] == pytest.approx(10, abs=0.01)
+
+
+def test_mu_law_has_255_levels_and_keeps_the_signal():
+    audio = tone(440, 1.0, 0.5)
+    line = acoustics.mu_law(audio)
+    assert 50 < len(np.unique(line)) <= 255
+    assert 30 < 10 * np.log10(np.mean(audio**2) / np.mean((line - audio) ** 2)) < 45
+
+
+def test_the_bank_of_noises_wraps_without_a_click_and_has_unit_power():
+    bank = acoustics.noise_bank()
+    np.testing.assert_allclose(bank.std(axis=1), 1, rtol=1e-3)
+    steps = np.abs(np.diff(bank, axis=1))
+    assert (np.abs(bank[:, 0] - bank[:, -1]) <= steps.max(axis=1)).all()
+
+
+# --- Labels
+
+
+def test_long_pauses_inside_an_utterance_are_labelled_as_silence_on_request():
+    speech = np.concatenate([tone(200, 1.0), np.zeros(RATE, np.float32), tone(200, 1.0)])
+    pool = UtterancePool.from_arrays({"a": [speech]})
+    config = dataclasses.replace(
+        CLEAN, speaker_count_weights=[1], turn_seconds=[4.0, 4.0], speed_probability=0, gap_seconds=0.1
+    )
+    plan = plan_conversation(pool, config, np.random.default_rng(0))
+    whole, parts = plan_segments(pool, plan), plan_segments(pool, plan, 0.5)
+    assert whole[0].duration == pytest.approx(3.0)
+    assert [round(segment.duration, 3) for segment in parts[:2]] == [1.0, 1.0]
+    assert parts[1].start - parts[0].end == pytest.approx(1.0)
+    assert plan_segments(pool, plan, 1.5) == whole
+
+
+# --- The data set
+
+
+def make_dataset(**changes) -> MixingDataset:
+    options = {"config": MixingConfig(session_seconds=3.0, conversations_per_epoch=6), "seed": 5, "pool": POOL}
+    return MixingDataset(**{**options, **changes})
+
+
+def same(first, second) -> bool:
+    return torch.equal(first.audio, second.audio) and torch.equal(first.targets, second.targets)
+
+
+def test_a_conversation_is_a_function_of_its_numbers():
+    data = make_dataset()
+    reference = data.conversation(1, 0, 2)
+    assert same(reference, make_dataset(pool=make_pool()).conversation(1, 0, 2))
+    others = [data.conversation(*numbers) for numbers in [(2, 0, 2), (1, 1, 2), (1, 0, 3)]]
+    others += [make_dataset(seed=6).conversation(1, 0, 2), make_dataset(rank=1, world_size=2).conversation(1, 0, 2)]
+    assert not any(same(reference, other) for other in others)
+
+
+def test_workers_give_the_same_conversations_as_asking_for_them():
+    data = make_dataset()
+    loader = DataLoader(data, batch_size=None, num_workers=2, persistent_workers=True)
+    for epoch in (0, 1):
+        data.set_epoch(epoch)  # must reach workers that are already running
+        got = {item.recording: item for item in loader}
+        assert len(got) == 6
+        for worker in range(2):
+            for number in range(3):
+                assert same(got[f"mixed-{epoch}-0-{worker}-{number}"], data.conversation(epoch, worker, number))
+
+
+def test_ranks_share_the_epoch_evenly():
+    config = MixingConfig(session_seconds=3.0, conversations_per_epoch=7)
+    lengths = [len(list(make_dataset(config=config, rank=rank, world_size=2))) for rank in range(2)]
+    assert lengths == [3, 3] == [len(make_dataset(config=config, rank=rank, world_size=2)) for rank in range(2)]
+
+
+def test_items_have_targets_in_order_of_arrival_and_collate():
+    items = list(make_dataset(num_slots=5))
+    batch = collate(items)
+    assert batch.audio.shape == (6, 3 * RATE)
+    assert batch.targets.shape == (6, 38, 5)
+    for item in items:
+        first = torch.where(item.targets.any(0), item.targets.argmax(0), 99)
+        assert (first.diff() >= 0).all()
+
+
+def test_more_speakers_than_slots_are_refused_at_once():
+    with pytest.raises(ValueError, match="allows 4 speakers, but the model has 3 slots"):
+        make_dataset(num_slots=3)
+
+
+def test_written_conversations_read_back_as_they_were_mixed(tmp_path):
+    manifest = write_conversations(POOL, CLEAN, tmp_path, count=2, seed=9)
+    entries = read_manifest(manifest)
+    assert len(entries) == 2
+    for number, entry in enumerate(entries):
+        audio, segments = simulate_conversation(POOL, CLEAN, np.random.default_rng([9, number]))
+        written, rate = soundfile.read(entry.audio_filepath, dtype="float32")
+        assert rate == RATE
+        np.testing.assert_allclose(written, audio, atol=1e-4)
+        (read,) = read_rttm(entry.rttm_filepath).values()
+        options = {"num_samples": len(audio), "num_slots": 4}
+        assert (frame_targets(read, **options) != frame_targets(segments, **options)).mean() < 0.01  # RTTM has 1 ms
+        assert entry.num_speakers == len({segment.speaker for segment in segments})
+
+
+# --- The config
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"overlap_free_share": 1.5}, r"`overlap_free_share` must be in \[0, 1\], but is 1.5"),
+        ({"speed_range": [1.2, 0.8]}, "`speed_range` must be a pair"),
+        ({"turn_seconds": [0.0, 3.0]}, "`turn_seconds` must be positive"),
+        ({"session_seconds": 0.0}, "`session_seconds` must be more than 0"),
+        ({"speaker_count_weights": [0.0]}, "`speaker_count_weights`"),
+        ({"sparse_silence": [0.5, 1.0]}, "`sparse_silence`"),
+        ({"output_dbfs": [-20.0, 0.0]}, "`output_dbfs`"),
+        ({"same_voice_ratio": 1.0}, "`same_voice_ratio`"),
+        ({"events_per_minute": -1.0}, "`events_per_minute`"),
+        ({"sesion_seconds": 3.0}, "Did you mean `session_seconds`"),
+    ],
+)
+def test_a_wrong_setting_names_itself(changes, match):
+    with pytest.raises(ConfigError, match=match):
+        from_cfg(MixingConfig, changes)
+
+
+def test_real_voices_give_varied_conversations(speech_data):
+    config = MixingConfig(manifest=str(speech_data / "pool/manifest.jsonl"), split="dev", session_seconds=16.0)
+    pool = build_pool(config)
+    shares = []
+    for seed in range(30):
+        audio, segments = mix(seed, config, pool)
+        count = activity(segments, 16.0)
+        shares.append(((count == 0).mean(), (count > 1).sum() / (count > 0).sum()))
+        assert np.abs(audio).max() <= acoustics.CEILING + 1e-6
+    silent, overlapped = np.array(shares).T
+    assert silent.min() < 0.12
+    assert silent.max() > 0.4
+    assert (overlapped == 0).any()
+    assert overlapped.max() > 0.2
