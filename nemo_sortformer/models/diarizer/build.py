@@ -91,7 +91,7 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
 
 def _translate_dataset(old: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in fields(DatasetConfig)} | set(_NEMO_DATASET_KEYS)
-    new = {key: value for key, value in old.items() if key in known and value is not None}
+    new = {key: value for key, value in old.items() if key in known and value not in (None, "???")}
     if (new.get("session_len_sec") or 0) <= 0:
         new.pop("session_len_sec", None)  # NeMo's -1: whole recordings
     if new.get("use_lhotse"):

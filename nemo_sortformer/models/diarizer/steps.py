@@ -75,10 +75,10 @@ class DiarizerSteps:
             )
         trainer = self._trainer
         world_size = 1 if trainer is None else trainer.world_size
-        if world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        if world_size > 1 and config.source == "cuts" and trainer._accelerator_connector.use_distributed_sampler:
             raise ConfigError(
-                "`trainer.use_distributed_sampler` must be false with several devices: the loaders divide the data "
-                "themselves, and Lightning would divide it once more."
+                "`trainer.use_distributed_sampler` must be false with lhotse cuts on several devices: the loader divides "
+                "the cuts itself, and Lightning would divide them once more."
             )
         hops_per_frame = self.hop_samples * self.subsampling * 100 / self.config.sample_rate
         if hops_per_frame != int(hops_per_frame):
@@ -123,11 +123,7 @@ class DiarizerSteps:
     # Training
 
     def on_train_epoch_start(self) -> None:
-        """Tell the data which epoch it is, so that crops and mixtures differ between epochs and not between runs."""
-        loader = self._train_dl
-        for part in (getattr(loader, name, None) for name in ("dataset", "sampler", "batch_sampler")):
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.current_epoch)
+        """Start the clock of the throughput anew, as validation came between."""
         self._window_start = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
