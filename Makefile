@@ -15,13 +15,14 @@ $(STAMP): requirements.txt setup.py scripts/setup_venv.sh
 	@touch $@
 
 demo: setup
-	$(BIN)/python examples/demo.py $(ARGS)
+	$(BIN)/nemo-sortformer demo $(ARGS)
 
 test: setup
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 coverage: setup

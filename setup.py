@@ -17,6 +17,7 @@ RANGES = {
     "nemo_toolkit[asr]": ">=3.0.0,<3.1",  # nemo_bridge.py leans on private parts of NeMo
     "lightning": ">2.2.1,<=2.4.0",
     "omegaconf": ">=2.3,<2.4",
+    "PyYAML": ">=6,<7",
     "hydra-core": ">=1.3.2,<1.4",
     "lhotse": ">=1.33,<2",
     "torchmetrics": ">=1.0,<2",
@@ -52,7 +53,7 @@ def read_version(path: Path) -> str:
     """Read ``__version__`` without importing the package."""
     match = re.search(r'^__version__ = "(.+)"$', path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if match is None:
-        raise ValueError(f"{path} has no line `__version__ = \"...\"`.")
+        raise ValueError(f'{path} has no line `__version__ = "..."`.')
     return match[1]
 
 

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "inference": UPPER,
     "distributed": UPPER,
     "cli": UPPER | {"inference", "distributed"},
+    "__main__": {"cli"},
 }
 LAZILY = {"models": {"inference"}}
 """Allowed inside a function or for type checking only: ``SortformerDiarizer.diarize`` hands over to the engine."""

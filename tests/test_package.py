@@ -80,8 +80,7 @@ def wheel(tmp_path_factory) -> Path:
     """Build a wheel from an sdist, as an index would: what the sdist lacks, the wheel lacks."""
     folder = tmp_path_factory.mktemp("wheel")
     backend = (
-        "import setuptools.build_meta as backend, sys\n"
-        "print(getattr(backend, 'build_' + sys.argv[1])(sys.argv[2]))"
+        "import setuptools.build_meta as backend, sys\nprint(getattr(backend, 'build_' + sys.argv[1])(sys.argv[2]))"
     )
     copy = folder / "source"
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
