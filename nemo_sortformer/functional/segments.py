@@ -127,8 +127,8 @@ def _switched(on: NDArray[np.bool_], off: NDArray[np.bool_]) -> NDArray[np.bool_
     last_clear = np.maximum.accumulate(clear)
     num_flips = np.concatenate(([0], np.cumsum(flip)))
     since = num_flips[1:] - num_flips[last_clear]
-    last_state: NDArray[np.bool_] = np.concatenate(([False], on))[last_clear]
-    return last_state ^ (since % 2 == 1)
+    speech: NDArray[np.bool_] = np.concatenate(([False], on))[last_clear] ^ (since % 2 == 1)
+    return speech
 
 
 def _merge(
