@@ -1,0 +1,57 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Which model diarizes: the one that ships with the package, or a .nemo file of the user's."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+SHIPPED = Path("checkpoints") / "sortformer_tiny.nemo"
+"""Inside the package."""
+
+
+def shipped_checkpoint() -> Path:
+    """Where the shipped checkpoint lies. Neither torch nor NeMo is imported to find it.
+
+    Raises:
+        FileNotFoundError: this installation has none.
+    """
+    path = Path(str(files("nemo_sortformer"))) / SHIPPED
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The checkpoint that ships with the package is not in this installation: `{path}` is missing. "
+            "Install the package again, or name a .nemo file (`--model` on the command line)."
+        )
+    return path
+
+
+def load_model(model: str | Path | None = None, *, device: str | None = None) -> SortformerDiarizer:
+    """Load a diarizer for inference.
+
+    Args:
+        model: a .nemo file of ours or of NeMo's `SortformerEncLabelModel`; None is the shipped one.
+        device: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU where there is one.
+
+    Raises:
+        FileNotFoundError: `model` is None and nothing is shipped.
+        ValueError: the file is missing, is no .nemo file, holds another kind of model, or the device is not there.
+    """
+    path = shipped_checkpoint() if model is None else Path(model).expanduser()
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "is missing"
+        raise ValueError(f"`model` must be a .nemo file, but `{path}` {found}.")
+    import torch
+
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"`device` is `{device}`, but this machine has no usable GPU. Take `cpu`.")
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+    restored = SortformerDiarizer.restore_from(str(path), map_location=target)
+    if not isinstance(restored, SortformerDiarizer):
+        raise ValueError(f"`{path}` holds a `{type(restored).__name__}`, which is no Sortformer diarizer.")
+    return restored.to(target).eval()

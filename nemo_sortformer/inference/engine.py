@@ -1,0 +1,241 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""The engine: recordings read, batched by length, run, named; a bad one costs only itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from nemo_sortformer.config.inference import InferenceConfig
+from nemo_sortformer.config.merge import ConfigError
+from nemo_sortformer.inference.assign import (
+    SpeakerLimits,
+    check_limits,
+    find_segments,
+    named_segments,
+    order_of_arrival,
+    speaker_probs,
+)
+from nemo_sortformer.inference.results import Diarization
+from nemo_sortformer.inference.sources import AudioSource
+from nemo_sortformer.inference.windows import (
+    CONTEXT_SECONDS,
+    WINDOW_SECONDS,
+    Outputs,
+    batch_outputs,
+    windowed_outputs,
+)
+
+if TYPE_CHECKING:
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run goes about its recordings; what is said of the speakers stands in `config` and `limits`."""
+
+    config: InferenceConfig
+    limits: SpeakerLimits = field(default_factory=SpeakerLimits)
+    batch_size: int = 1
+    """Recordings (or windows of one recording) run at once."""
+    num_workers: int = 0
+    """Threads that read audio ahead; 0 reads in between."""
+    window_seconds: float = WINDOW_SECONDS
+    """Length of a window where the assignment is `clustering`."""
+    context_seconds: float = CONTEXT_SECONDS
+    """Heard on each side of such a window."""
+    max_seconds_one_pass: float = 600.0
+    """With the assignment `heads`, longer recordings are cut into windows of this length."""
+    overlap_seconds: float = 60.0
+    """Shared by two neighbours of those, so that their speakers can be matched."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ConfigError(
+                f"`batch_size` must be at least 1 and `num_workers` at least 0, but they are {self.batch_size} and "
+                f"{self.num_workers}."
+            )
+        if not self.window_seconds > 2 * self.context_seconds >= 0:
+            raise ConfigError(
+                f"`window_seconds` must be more than twice `context_seconds`, but they are {self.window_seconds} and "
+                f"{self.context_seconds}."
+            )
+        if not self.max_seconds_one_pass > self.overlap_seconds >= 0:
+            raise ConfigError(
+                f"`max_seconds_one_pass` must be more than `overlap_seconds`, but they are "
+                f"{self.max_seconds_one_pass} and {self.overlap_seconds}."
+            )
+
+    @property
+    def one_pass_seconds(self) -> float:
+        """Longest recording that is run without windows."""
+        return self.window_seconds if self.config.assignment == "clustering" else self.max_seconds_one_pass
+
+
+class Failure(NamedTuple):
+    """A recording that could not be diarized, and why."""
+
+    recording: str
+    message: str
+
+
+class DiarizationError(ValueError):
+    """Some recordings could not be diarized; `results` holds the others, `failures` says what was wrong."""
+
+    def __init__(self, results: list[Diarization], failures: list[Failure]) -> None:
+        self.results, self.failures = results, failures
+        shown = "\n".join(f"  `{failure.recording}`: {failure.message}" for failure in failures[:10])
+        more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+        total = len(results) + len(failures)
+        super().__init__(f"{len(failures)} of {total} recordings could not be diarized:\n{shown}{more}")
+
+
+def run(
+    model: SortformerDiarizer, sources: Sequence[AudioSource], options: RunOptions
+) -> Iterator[tuple[int, Diarization | Failure]]:
+    """Diarize recordings one batch after the other, the longest first, and yield each as soon as it is done.
+
+    Memory holds the batches being read and run; what has been yielded is not kept.
+
+    Yields:
+        The place of the recording in `sources`, and its result or what was wrong with it.
+
+    Raises:
+        ConfigError: the settings cannot work for any recording.
+    """
+    check_limits(options.limits, options.config, num_slots=model.num_slots)
+    if options.config.assignment == "clustering" and model.affinity_head is None:
+        raise ConfigError(
+            "`assignment` is `clustering`, but the model has no affinity embeddings. Set it to `heads`, or train with "
+            "`model.affinity`."
+        )
+    lengths: dict[int, float] = {}
+    for i, source in enumerate(sources):
+        try:
+            lengths[i] = source.seconds()
+        except (ValueError, OSError, RuntimeError) as error:
+            yield i, Failure(source.name, str(error))
+    with _evaluating(model):
+        for batch, audio in _read_ahead(sources, _batches(lengths, options), model.config.sample_rate, options):
+            good: list[int] = []
+            for i, samples in zip(batch, audio, strict=True):
+                if isinstance(samples, Failure):
+                    yield i, samples
+                else:
+                    good.append(i)
+            recordings = [samples for samples in audio if isinstance(samples, np.ndarray)]
+            for i, samples, outputs in zip(good, recordings, _safe_outputs(model, recordings, options), strict=True):
+                if isinstance(outputs, Exception):
+                    yield i, Failure(sources[i].name, _reason(outputs))
+                else:
+                    yield i, _finish(model, sources[i], len(samples), outputs, options)
+
+
+def _batches(lengths: dict[int, float], options: RunOptions) -> list[list[int]]:
+    """Recordings of similar length together; one that needs windows is alone."""
+    order = sorted(lengths, key=lambda i: -lengths[i])
+    long = [i for i in order if lengths[i] > options.one_pass_seconds]
+    short = order[len(long) :]
+    return [[i] for i in long] + [short[k : k + options.batch_size] for k in range(0, len(short), options.batch_size)]
+
+
+def _read_ahead(
+    sources: Sequence[AudioSource], batches: list[list[int]], sample_rate: int, options: RunOptions
+) -> Iterator[tuple[list[int], list[np.ndarray | Failure]]]:
+    """Yield batches with their audio; with workers the next batch is read while this one is run."""
+
+    def read(i: int) -> np.ndarray | Failure:
+        try:
+            return sources[i].read(sample_rate)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
+            return Failure(sources[i].name, _reason(error))
+
+    if options.num_workers == 0:
+        yield from ((batch, [read(i) for i in batch]) for batch in batches)
+        return
+    with ThreadPoolExecutor(options.num_workers) as pool:
+        coming: list[list[Future[np.ndarray | Failure]]] = [[pool.submit(read, i) for i in b] for b in batches[:2]]
+        for number, batch in enumerate(batches):
+            audio = [future.result() for future in coming.pop(0)]
+            if number + 2 < len(batches):
+                coming.append([pool.submit(read, i) for i in batches[number + 2]])
+            yield batch, audio
+
+
+def _outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
+    if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
+        return batch_outputs(model, recordings)
+    if options.config.assignment == "clustering":
+        window, context, batch_size = options.window_seconds, options.context_seconds, options.batch_size
+    else:
+        window, context, batch_size = options.max_seconds_one_pass, options.overlap_seconds / 2, 1
+    return [
+        windowed_outputs(model, recordings[0], window_seconds=window, context_seconds=context, batch_size=batch_size)
+    ]
+
+
+def _safe_outputs(
+    model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions
+) -> list[Outputs | Exception]:
+    """Run a batch; where that fails, as for want of memory, run its recordings one by one."""
+    if not recordings:
+        return []
+    try:
+        return [*_outputs(model, recordings, options)]
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if len(recordings) == 1:
+            return [error]
+    results: list[Outputs | Exception] = []
+    for recording in recordings:
+        results.extend(_safe_outputs(model, [recording], options))
+    return results
+
+
+def _finish(
+    model: SortformerDiarizer, source: AudioSource, num_samples: int, outputs: Outputs, options: RunOptions
+) -> Diarization | Failure:
+    duration = num_samples / model.config.sample_rate
+    try:
+        probs = speaker_probs(outputs, options.config, options.limits)
+        columns = find_segments(probs, options.config, frame_seconds=model.frame_seconds, max_seconds=duration)
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:
+        return Failure(source.name, _reason(error))
+    order = order_of_arrival(columns)
+    return Diarization(
+        recording=source.name,
+        segments=named_segments(columns, order, offset=source.offset),
+        probs=probs[:, order],
+        slots=tuple(order),
+        frame_seconds=model.frame_seconds,
+        duration=duration,
+        offset=source.offset,
+        source=source.path,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "memory ran out. Lower `batch_size` or `max_seconds_one_pass`, or take another device."
+    return str(error).strip() or type(error).__name__
+
+
+@contextmanager
+def _evaluating(model: SortformerDiarizer) -> Iterator[None]:
+    """Put the model in evaluation mode, and back afterwards."""
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
