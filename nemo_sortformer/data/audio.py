@@ -18,6 +18,7 @@ _SLACK_SECONDS = 0.1
 _STREAM_BYTES = 0x7FFFFF00
 _FULL_SCALE = 0.99
 _CLIPPED_SHARE = 1e-3
+_OGG_CUT_SHORT = ("ended unexpectedly", "Junk after the last page", "Last page lacks an end-of-stream")
 _DATA_CHUNK = re.compile(r"^data\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
@@ -126,7 +127,7 @@ def _checked_info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     chunk = _DATA_CHUNK.search(log)
     # Programs that write to a pipe leave 0 or a huge number as size: such a file is whole.
     cut_short = chunk is not None and int(chunk[2]) < int(chunk[1]) < _STREAM_BYTES
-    if cut_short or "ended unexpectedly" in log:
+    if cut_short or any(sign in log for sign in _OGG_CUT_SHORT):
         raise _truncated(path, f"{file.frames / file.samplerate:.3f} s are there")
     if file.frames <= 0:
         raise AudioError(f"{path}: holds no samples (zero length).")

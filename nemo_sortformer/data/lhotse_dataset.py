@@ -22,8 +22,6 @@ from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
 
 __all__ = ["LhotseDiarizationDataset", "cut_segments"]
 
-_CUT_ERRORS = (*DATA_ERRORS, AudioLoadingError, DurationMismatchError)
-
 
 class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
     """Turns the cuts that a lhotse sampler chose into a batch.
@@ -68,9 +66,8 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
             self.failures.num_seen += 1
             try:
                 yield self._read(cut)
-            except _CUT_ERRORS as error:
-                named = error if str(cut.id) in str(error) else _named(error, cut)
-                self.failures.record(named, name=str(cut.id))
+            except DATA_ERRORS as error:
+                self.failures.record(error, name=str(cut.id))
 
     def _read(self, cut: Cut) -> DiarizationItem:
         segments = cut_segments(cut, self._labels)
@@ -84,7 +81,11 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
     def _audio(self, cut: Cut) -> np.ndarray:
         if cut.sampling_rate != self.sample_rate:
             cut = cut.resample(self.sample_rate)
-        samples = np.asarray(cut.load_audio(), dtype=np.float32)
+        try:
+            samples = np.asarray(cut.load_audio(), dtype=np.float32)
+        except (AudioLoadingError, DurationMismatchError, OSError) as error:
+            reason = str(error).partition("\n[extra info]")[0]  # lhotse adds the whole cut, supervisions and all
+            raise AudioError(f"Cut `{cut.id}` cannot be read: {reason}") from error
         if samples.size == 0 or not np.isfinite(samples).all():
             what = "has no samples" if samples.size == 0 else "holds NaN or infinite samples"
             raise AudioError(f"Cut `{cut.id}` {what}.")
@@ -104,11 +105,6 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
     def _silence(self) -> DiarizationItem:
         targets = self._targets([], self.sample_rate)
         return DiarizationItem(torch.zeros(self.sample_rate), torch.from_numpy(targets), "silence")
-
-
-def _named(error: Exception, cut: Cut) -> AudioError:
-    """The same error as an ``AudioError`` that says which cut it is about."""
-    return AudioError(f"Cut `{cut.id}`: {error}")
 
 
 def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
@@ -146,12 +142,23 @@ def _track_segments(cut: Any, labels: LabelReader) -> list[Segment]:
         sources = [str(source.source) for source in cut.recording.sources] if cut.has_recording else []
         names += [Path(name).stem for name in (*sources, *names)]
         found = labels.rttm(_resolve(Path(rttm), sources), names)
-        return [Segment(s.start - cut.start, s.end - cut.start, s.speaker) for s in found]
+        pace = _pace(cut)
+        return [Segment(s.start / pace - cut.start, s.end / pace - cut.start, s.speaker) for s in found]
     if any(supervision.speaker is None for supervision in cut.supervisions) or not cut.supervisions:
         raise ManifestError(
             f"Cut `{cut.id}` has no `rttm_filepath`, and its supervisions name no speaker, so nobody knows who speaks."
         )
     return [Segment(s.start, s.end, str(s.speaker)) for s in cut.supervisions]
+
+
+def _pace(cut: Any) -> float:
+    """How much faster than its RTTM file the cut runs: a change of speed moves lhotse's times, not the file's."""
+    factor = 1.0
+    for transform in (cut.recording.transforms or []) if cut.has_recording else []:
+        given = transform if isinstance(transform, dict) else transform.to_dict()
+        if given.get("name") in ("Speed", "Tempo"):
+            factor *= given["kwargs"]["factor"]
+    return factor
 
 
 def _clipped(segments: Iterable[Segment], seconds: float) -> list[Segment]:

@@ -61,7 +61,7 @@ def build_loader(
     """
     mixing = getattr(cfg, "mixing", None)
     if mixing is not None:
-        return _mixing_loader(cfg, num_slots=num_slots, subsampling=subsampling, rank=rank, world_size=world_size)
+        return _mixing_loader(cfg, num_slots, subsampling, rank, world_size, training)
     if cfg.cuts_path or cfg.use_lhotse or cfg.lhotse:
         return _lhotse_loader(cfg, num_slots, subsampling, rank, world_size, training)
     if not cfg.manifest_filepath:
@@ -89,7 +89,7 @@ def _manifest_loader(
 
 
 def _mixing_loader(
-    cfg: DatasetConfig, *, num_slots: int, subsampling: int, rank: int, world_size: int
+    cfg: DatasetConfig, num_slots: int, subsampling: int, rank: int, world_size: int, training: bool
 ) -> DataLoader[DiarizationBatch]:
     from nemo_sortformer.config.merge import from_cfg
     from nemo_sortformer.config.mixing import MixingConfig
@@ -100,8 +100,9 @@ def _mixing_loader(
         mixing, num_slots=num_slots, subsampling=subsampling, seed=cfg.seed, rank=rank, world_size=world_size
     )
     loader = DataLoader(dataset, drop_last=getattr(cfg, "drop_last", False), **_workers(cfg))
-    # A stream has no sampler of ours, but Lightning tells the number of the epoch to nobody else.
-    loader.sampler.set_epoch = dataset.set_epoch
+    if training:  # validation keeps its conversations
+        # A stream has no sampler of ours, but Lightning tells the number of the epoch to nobody else.
+        loader.sampler.set_epoch = dataset.set_epoch
     return loader
 
 
