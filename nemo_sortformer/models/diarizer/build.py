@@ -211,7 +211,7 @@ def set_target(cfg: DictConfig, target: str) -> DictConfig:
 
 
 def set_aside_data(cfg: DictConfig) -> dict[str, Any]:
-    """Take the data sources out of `cfg` and return them, as NeMo prints each in a warning when it restores a model."""
+    """Take the data sources out of `cfg` and return them; NeMo prints each in a warning when it restores a model."""
     with open_dict(cfg):
         return {name: cfg.pop(name) for name in _DATASET_NAMES if cfg.get(name) is not None}
 

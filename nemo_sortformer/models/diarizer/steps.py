@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from nemo_sortformer.functional.losses import sorted_label_cross_entropy
 from nemo_sortformer.losses import AffinityLoss
 from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
 from nemo_sortformer.models.diarizer import build
+from nemo_sortformer.models.diarizer.collar import CollarErrorRate
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Audio (batch, samples), its lengths (batch,), targets (batch, frames, slots), their lengths (batch,)."""
@@ -77,8 +79,8 @@ class DiarizerSteps:
         world_size = 1 if trainer is None else trainer.world_size
         if world_size > 1 and config.source == "cuts" and trainer._accelerator_connector.use_distributed_sampler:
             raise ConfigError(
-                "`trainer.use_distributed_sampler` must be false with lhotse cuts on several devices: the loader divides "
-                "the cuts itself, and Lightning would divide them once more."
+                "`trainer.use_distributed_sampler` must be false with lhotse cuts on several devices: the loader "
+                "divides the cuts itself, and Lightning would divide them once more."
             )
         hops_per_frame = self.hop_samples * self.subsampling * 100 / self.config.sample_rate
         if hops_per_frame != int(hops_per_frame):
@@ -110,9 +112,20 @@ class DiarizerSteps:
             parts["layer"] = torch.stack(per_layer).mean()
             loss = loss + self.config.loss.layer_weight * parts["layer"]
         if self.affinity_loss is not None:
-            parts["affinity"] = self.affinity_loss(embeddings=output.embeddings, labels=targets, lengths=lengths)
+            with self._draw_of_frames():
+                parts["affinity"] = self.affinity_loss(embeddings=output.embeddings, labels=targets, lengths=lengths)
             loss = loss + self.config.affinity.weight * parts["affinity"]
         return loss, parts, (output, targets, lengths)
+
+    @contextmanager
+    def _draw_of_frames(self) -> Iterator[None]:
+        """Let the affinity loss draw its frames at random in training, and the same ones at every evaluation."""
+        if self.training:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            yield
 
     def _layer_loss(self, logits: Tensor, targets: Tensor, lengths: Tensor) -> Tensor:
         """The estimates of one layer, whose columns are in order of arrival, against the sorted labels."""
@@ -179,8 +192,26 @@ class DiarizerSteps:
         self._start_evaluation("test", len(self.trainer.num_test_batches))
 
     def _start_evaluation(self, stage: str, num_loaders: int) -> None:
-        metrics = nn.ModuleList(nn.ModuleDict(_evaluation_metrics(self.config)) for _ in range(num_loaders))
+        metrics = nn.ModuleList(nn.ModuleDict(self._evaluation_metrics()) for _ in range(num_loaders))
         self._eval_metrics[stage] = metrics.to(self.device)
+
+    def _evaluation_metrics(self) -> dict[str, nn.Module]:
+        """What is counted over one loader. The losses are means over frames, so frames are their weights."""
+        losses = {
+            "loss": True,
+            "loss_sort": self.config.loss.sort_weight > 0,
+            "loss_pil": self.config.loss.pil_weight > 0,
+            "loss_affinity": self.affinity_loss is not None,
+        }
+        metrics: dict[str, nn.Module] = {
+            name: MeanMetric(nan_strategy="disable") for name, is_computed in losses.items() if is_computed
+        }
+        metrics |= {"der": DiarizationErrorRate(), "f1": FrameF1(), "speaker_count": SpeakerCountAccuracy()}
+        if self.config.der_collar is not None:
+            metrics["der_collar"] = CollarErrorRate(
+                collar=self.config.der_collar, frame_seconds=self.frame_seconds, config=self.config.inference
+            )
+        return metrics
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Count one batch of validation data."""
@@ -239,16 +270,6 @@ class DiarizerSteps:
         self.log_dict(values, on_epoch=True)
         self._eval_metrics[stage] = nn.ModuleList()
         return values
-
-
-def _evaluation_metrics(config: DiarizerConfig) -> dict[str, nn.Module]:
-    """What is counted over one loader. The losses are means over frames, so frames are their weights."""
-    losses = {"loss": True, "loss_sort": config.loss.sort_weight > 0, "loss_pil": config.loss.pil_weight > 0}
-    metrics: dict[str, nn.Module] = {
-        name: MeanMetric(nan_strategy="disable") for name, is_computed in losses.items() if is_computed
-    }
-    metrics |= {"der": DiarizationErrorRate(), "f1": FrameF1(), "speaker_count": SpeakerCountAccuracy()}
-    return metrics
 
 
 def _match_frames(output: Any, targets: Tensor, target_lengths: Tensor) -> tuple[Any, Tensor, Tensor]:
