@@ -230,7 +230,7 @@ def test_nemo_ends_the_last_segment_10_ms_early(vad_utils):
 
 
 def test_nemo_loses_speech_where_the_pad_reaches_before_the_start(vad_utils):
-    """Segments that start within `pad_onset` all start at 0 then, and an unstable sort leaves their ends in disorder."""
+    """Segments that start within `pad_onset` of 0 all start there, and an unstable sort scrambles their ends."""
     probs = column(1, 0, 1, 1, 1, 0.5, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0)
     chosen = {"onset": 0.3, "offset": 0.7, "pad_onset": 0.2, "pad_offset": 0.01}
     theirs = vad_utils.ts_vad_post_processing(torch.from_numpy(probs[:, 0]), chosen, 8)
