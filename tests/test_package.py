@@ -19,8 +19,8 @@ HEAVY = ("torch", "nemo", "lightning", "pytorch_lightning", "numpy", "scipy", "l
 
 
 def run_python(code: str, *, cwd: Path, path: Path | None = None) -> str:
-    """Run ``code`` in a new interpreter inside ``cwd``, with ``path`` in front of the installed packages."""
-    environment = {**os.environ, "PYTHONPATH": str(path) if path else ""}
+    """Run ``code`` in a new interpreter inside ``cwd``, with ``path``, or the checkout, in front of what is installed."""
+    environment = {**os.environ, "PYTHONPATH": str(path or ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
