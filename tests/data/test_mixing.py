@@ -28,7 +28,7 @@ from nemo_sortformer.data.mixing import (
     simulate_conversation,
     write_conversations,
 )
-from nemo_sortformer.data.mixing.conversation import cut, plan_conversation
+from nemo_sortformer.data.mixing.conversation import SYNTHETIC, cut, plan_conversation
 from nemo_sortformer.data.mixing.pool import ACTIVE_RMS, measure
 from nemo_sortformer.data.mixing.simulate import dry_tracks, plan_segments
 from nemo_sortformer.data.rttm import read_rttm
@@ -59,6 +59,11 @@ POOL = make_pool()
 
 def mix(seed: int, config: MixingConfig = CLEAN, pool: UtterancePool = POOL):
     return simulate_conversation(pool, config, np.random.default_rng(seed))
+
+
+def turns(seed: int, config: MixingConfig = CLEAN, pool: UtterancePool = POOL):
+    """Segments without their audio."""
+    return plan_segments(pool, plan_conversation(pool, config, np.random.default_rng(seed)))
 
 
 def activity(segments, seconds: float) -> np.ndarray:
@@ -199,10 +204,10 @@ def test_a_voice_never_overlaps_itself_and_all_stays_inside(seed):
 def test_overlap_is_absent_where_it_is_forbidden_and_there_where_it_is_wanted():
     never = dataclasses.replace(CLEAN, overlap_free_share=1.0)
     often = dataclasses.replace(CLEAN, overlap_free_share=0.0, speaker_count_weights=[0, 0, 1], sparse_share=0)
-    assert all((activity(mix(seed, never)[1], 12.0) <= 1).all() for seed in range(20))
+    assert all((activity(turns(seed, never), 12.0) <= 1).all() for seed in range(20))
     shares = []
     for seed in range(60):
-        count = activity(mix(seed, often)[1], 12.0)
+        count = activity(turns(seed, often), 12.0)
         shares.append((count > 1).sum() / (count > 0).sum())
     assert 0.08 < np.mean(shares) < 0.3
     assert max(shares) > 0.3
@@ -214,7 +219,7 @@ def test_sparse_conversations_are_silent_for_about_the_share_asked_for():
         config = dataclasses.replace(
             CLEAN, sparse_share=share, sparse_silence=[0.5, 0.5], overlap_free_share=1.0, session_seconds=60.0
         )
-        silent[share] = np.mean([(activity(mix(seed, config)[1], 60.0) == 0).mean() for seed in range(20)])
+        silent[share] = np.mean([(activity(turns(seed, config), 60.0) == 0).mean() for seed in range(20)])
     assert silent[0.0] < 0.3
     assert 0.4 < silent[1.0] < 0.65
 
@@ -222,7 +227,7 @@ def test_sparse_conversations_are_silent_for_about_the_share_asked_for():
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_the_number_of_speakers_is_the_one_asked_for(count):
     config = dataclasses.replace(CLEAN, speaker_count_weights=[0] * (count - 1) + [1], session_seconds=40.0)
-    heard = [len({segment.speaker for segment in mix(seed, config)[1]}) for seed in range(20)]
+    heard = [len({segment.speaker for segment in turns(seed, config)}) for seed in range(20)]
     assert max(heard) == count
     assert np.mean(heard) > count - 0.3
 
@@ -245,6 +250,20 @@ def test_conversations_of_one_source_stay_in_it():
     ]
     assert all(len(found) == 1 for found in sources)
     assert set().union(*sources) == {"arrays", "other"}
+
+
+def test_synthetic_speakers_talk_among_themselves_in_the_share_asked_for():
+    made = UtterancePool.from_arrays({f"m{k}": [tone(900, 2.0)] for k in range(5)}, source=SYNTHETIC)
+    both = POOL.merged(made)
+    config = dataclasses.replace(CLEAN, synthetic_share=0.3, speaker_count_weights=[0, 0, 1])
+    kinds = [
+        {both.speakers[v.speaker].source for v in plan_conversation(both, config, np.random.default_rng(n)).voices}
+        for n in range(200)
+    ]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert 0.2 < np.mean([SYNTHETIC in kind for kind in kinds]) < 0.4
+    few = make_pool(2).merged(made)  # too few recorded ones alone
+    assert plan_conversation(few, dataclasses.replace(config, synthetic_share=0), np.random.default_rng(0)).pieces
 
 
 def test_too_few_speakers_say_how_many_there_are():
@@ -451,11 +470,10 @@ def test_real_voices_give_varied_conversations(speech_data):
     config = MixingConfig(manifest=str(speech_data / "pool/manifest.jsonl"), split="dev", session_seconds=16.0)
     pool = build_pool(config)
     shares = []
-    for seed in range(30):
-        audio, segments = mix(seed, config, pool)
-        count = activity(segments, 16.0)
+    for seed in range(40):
+        count = activity(turns(seed, config, pool), 16.0)
         shares.append(((count == 0).mean(), (count > 1).sum() / (count > 0).sum()))
-        assert np.abs(audio).max() <= acoustics.CEILING + 1e-6
+    assert np.abs(mix(0, config, pool)[0]).max() <= acoustics.CEILING + 1e-6
     silent, overlapped = np.array(shares).T
     assert silent.min() < 0.12
     assert silent.max() > 0.4

@@ -81,6 +81,8 @@ def draw_voices(pool: UtterancePool, config: MixingConfig, count: int, rng: np.r
     recorded = np.setdiff1d(np.arange(len(pool)), synthetic)
     only_synthetic = len(synthetic) >= count and (len(recorded) < count or rng.random() < config.synthetic_share)
     candidates = synthetic if only_synthetic else recorded
+    if len(candidates) < count:  # neither kind suffices alone
+        candidates = np.arange(len(pool))
     if len(candidates) < count:
         raise PoolError(
             f"A conversation of {count} speakers needs as many in the pool, but there are {len(candidates)}. "

@@ -17,6 +17,7 @@ from nemo_sortformer.data.batch import DiarizationItem
 from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, UtterancePool
 from nemo_sortformer.data.mixing.simulate import simulate_conversation
+from nemo_sortformer.data.mixing.synthetic import synthetic_pool
 from nemo_sortformer.data.rttm import write_rttm
 from nemo_sortformer.data.targets import frame_targets
 
@@ -36,8 +37,6 @@ def build_pool(config: MixingConfig) -> UtterancePool:
             min_seconds=config.min_utterance_seconds,
         )
     if config.synthetic_speakers:
-        from nemo_sortformer.data.synthesis import synthetic_pool  # the synthesizer is an optional extra
-
         made = synthetic_pool(config.synthetic_speakers, min_seconds=config.min_utterance_seconds)
         pool = made if pool is None else pool.merged(made)
     if pool is None:
