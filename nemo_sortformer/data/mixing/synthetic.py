@@ -22,8 +22,8 @@ def _words(text: str, separator: str | None = None) -> tuple[str, ...]:
 
 LANGUAGES = _words(
     "en-us en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-us-nyc en-029 de fr-fr es es-419 it pt "
-    "pt-br nl sv da nb fi pl cs sk hu ro tr el ru uk bg hr sl et lv lt is cy ga eu ca af sw id ms vi hi bn ta ar fa ja "
-    "cmn"
+    "pt-br nl sv da nb fi pl cs sk hu ro tr el ru uk bg hr sl et lv lt is cy ga eu ca af sw id ms vi hi bn ta ar fa "
+    "ja cmn"
 )
 TIMBRES = _words(
     "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Alicia Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael "
