@@ -19,7 +19,7 @@ HEAVY = ("torch", "nemo", "lightning", "pytorch_lightning", "numpy", "scipy", "l
 
 
 def run_python(code: str, *, cwd: Path, path: Path | None = None) -> str:
-    """Run ``code`` in a new interpreter inside ``cwd``, with ``path``, or the checkout, in front of what is installed."""
+    """Run ``code`` in a new interpreter inside ``cwd``, the checkout or ``path`` in front of what is installed."""
     environment = {**os.environ, "PYTHONPATH": str(path or ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,8 @@ def wheel(tmp_path_factory) -> Path:
         "import setuptools.build_meta as backend, sys\nprint(getattr(backend, 'build_' + sys.argv[1])(sys.argv[2]))"
     )
     copy = folder / "source"
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, files.split("\0")):
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
