@@ -3,7 +3,8 @@
 
 A made-up conversation of one hour and four speakers, one thread. "From the file" reads the RTTM file each time, as
 NeMo's loaders do for each item; "in memory" starts from segments that were read before, as our data sets do where one
-file serves several items. The results are compared first. It prints a Markdown table; a ratio above one is in our favour.
+file serves several items. The results are compared first. It prints a Markdown table; a ratio above one is in our
+favour.
 """
 
 import argparse

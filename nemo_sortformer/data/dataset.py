@@ -14,6 +14,7 @@ from nemo_sortformer.data.batch import DiarizationItem
 from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog, TooManyFailuresError
 from nemo_sortformer.data.labels import LabelReader
 from nemo_sortformer.data.manifest import ManifestEntry, ManifestError, read_manifest
+from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
 
 __all__ = ["DiarizationDataset"]
@@ -75,9 +76,10 @@ class DiarizationDataset(Dataset[DiarizationItem]):
         self.keep_earliest_speakers = keep_earliest_speakers
         self.failures = FailureLog(max_failed_share, [str(entry.audio_filepath) for entry in self.entries])
         self._labels = LabelReader()
+        self._seconds = [entry.duration for entry in self.entries]
         # In shared memory, so that workers that live for several epochs see the new one.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self.windows = [(index, *window) for index, entry in enumerate(self.entries) for window in self._cut(entry)]
+        self.windows = [(index, *window) for index in range(len(self.entries)) for window in self._cut(index)]
         """Entry, start within it and length of each item, in seconds; NaN as start: drawn at random."""
 
     def __len__(self) -> int:
@@ -108,17 +110,17 @@ class DiarizationDataset(Dataset[DiarizationItem]):
                 self.failures.record(error, index=window[0])
         raise TooManyFailuresError("Not one recording of the data set can be read.") from last_error
 
-    def _cut(self, entry: ManifestEntry) -> list[tuple[float, float | None]]:
-        """Start and length of each item of an entry."""
-        limit = self.session_len_sec
+    def _cut(self, entry_index: int) -> list[tuple[float, float | None]]:
+        """Start and length of each item of an entry; opens the file where the manifest does not say how long it is."""
+        entry, limit, seconds = self.entries[entry_index], self.session_len_sec, self._seconds[entry_index]
         if limit is None:
             return [(0.0, entry.duration)]
-        seconds = entry.duration
         if seconds is None:
             try:
                 seconds = audio_info(entry.audio_filepath).seconds - entry.offset
             except AudioError:
                 seconds = limit  # reading the item will say what is wrong, and count it
+            self._seconds[entry_index] = seconds
         if seconds <= limit:
             return [(0.0, entry.duration)]
         if self.training:
@@ -132,8 +134,7 @@ class DiarizationDataset(Dataset[DiarizationItem]):
         segments = self._labels.entry(entry)
         if not math.isnan(start):
             return self._make(entry, segments, start, length)
-        seconds = entry.duration or audio_info(entry.audio_filepath).seconds - entry.offset
-        room = max(int((seconds - (length or 0.0)) * _CROP_GRID), 0)
+        room = max(int(((self._seconds[entry_index] or 0.0) - (length or 0.0)) * _CROP_GRID), 0)
         places = np.random.default_rng([self.seed, self.epoch, index]).integers(0, room + 1, size=_REDRAWS)
         for place in places[:-1]:
             try:
@@ -142,7 +143,9 @@ class DiarizationDataset(Dataset[DiarizationItem]):
                 continue
         return self._make(entry, segments, places[-1] / _CROP_GRID, length)
 
-    def _make(self, entry: ManifestEntry, segments: list, start: float, length: float | None) -> DiarizationItem:
+    def _make(
+        self, entry: ManifestEntry, segments: list[Segment], start: float, length: float | None
+    ) -> DiarizationItem:
         offset = entry.offset + start
         audio = read_audio(entry.audio_filepath, offset=offset, duration=length, sample_rate=self.sample_rate)
         try:

@@ -21,14 +21,14 @@ def warnings_are_errors():
         yield
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
 def test_samples_come_back_as_they_were_written(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     soundfile.write(path, tone(1.5), 16000)
     audio = read_audio(path)
     assert audio.dtype == np.float32
     assert audio.shape == (24000,)
-    assert np.abs(audio - tone(1.5)).max() < (0.02 if ending == "ogg" else 1e-4)
+    assert np.abs(audio - tone(1.5)).max() < (0.02 if ending in ("ogg", "mp3") else 1e-4)
     assert audio_info(path).seconds == 1.5
 
 
@@ -93,7 +93,7 @@ def test_a_stretch_beyond_the_file_is_an_error(tmp_path, offset, duration, words
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
 def test_a_truncated_file_is_an_error_not_a_shorter_recording(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 16000)

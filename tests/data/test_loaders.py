@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lightning.fabric.utilities.data import _set_sampler_epoch
 
 from nemo_sortformer.data.loaders import EpochSampler, build_loader, lhotse_settings
 from nemo_sortformer.data.rttm import write_rttm
@@ -48,7 +49,7 @@ def test_a_manifest_gives_batches_in_order_unless_training(manifest):
 def test_training_shuffles_anew_in_each_epoch_and_the_same_in_each_run(manifest):
     def order(seed, epoch):
         loader = build_loader(config(manifest_filepath=manifest, seed=seed), num_slots=4, subsampling=8, training=True)
-        loader.sampler.set_epoch(epoch)
+        _set_sampler_epoch(loader, epoch)  # what Lightning does at the start of an epoch
         assert loader.dataset.epoch == epoch
         return numbers(loader)
 
@@ -101,7 +102,7 @@ def test_mixing_gives_a_new_epoch_to_lightning_in_training_only(monkeypatch):
     cfg = SimpleNamespace(mixing=MixingConfig(), seed=3, batch_size=2, num_workers=0, pin_memory=False)
     loader = build_loader(cfg, num_slots=4, subsampling=8, rank=1, world_size=2, training=True)
     assert loader.dataset.kwargs == {"num_slots": 4, "subsampling": 8, "seed": 3, "rank": 1, "world_size": 2}
-    loader.sampler.set_epoch(5)
+    _set_sampler_epoch(loader, 5)
     assert loader.dataset.epoch == 5
     assert not hasattr(build_loader(cfg, num_slots=4, subsampling=8).sampler, "set_epoch")
 
