@@ -64,8 +64,8 @@ def test_nemos_own_model_trains_and_infers_with_our_state_encoder(name, our_targ
     assert type(model.transformer_encoder) is getattr(modules, name)
     with torch.no_grad():
         probs = model(audio_signal=AUDIO, audio_signal_length=LENGTHS)
-    assert probs.shape == (2, 26, 4)
-    assert (probs[0, :25] > 0).all()
+    assert probs.shape == (2, 25, 4)
+    assert (probs[0] > 0).all()
     assert (probs[1, 16:] == 0).all()
     model.train()(audio_signal=AUDIO, audio_signal_length=LENGTHS).sum().backward()
     assert all(parameter.grad is not None for parameter in model.transformer_encoder.parameters())
