@@ -2,6 +2,7 @@
 """The shape of the house: imports point one way, files stay small, each says what it is and under which licence."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -39,6 +40,12 @@ LAZILY = {"models": {"inference"}}
 def python_files(*folders: str) -> list[Path]:
     """All Python files below the given top-level folders, in order."""
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if ".venv" not in path.parts)
+
+
+@functools.cache
+def distributions() -> dict[str, list[str]]:
+    """Which distributions hold a top-level module; asked once, as it reads the metadata of all that is installed."""
+    return {name: list(homes) for name, homes in packages_distributions().items()}
 
 
 PACKAGE_FILES = python_files("nemo_sortformer", "hydra_plugins")
@@ -149,7 +156,7 @@ def test_every_third_party_import_is_a_requirement(path):
         for line in (ROOT / "requirements.txt").read_text().splitlines()
         if "==" in line
     }
-    homes = packages_distributions()
+    homes = distributions()
     for module, line, _ in imports_of(ast.parse(path.read_text())):
         top = module.split(".")[0]
         if top in sys.stdlib_module_names or top in ("nemo_sortformer", "hydra_plugins"):
