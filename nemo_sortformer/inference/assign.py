@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -84,8 +83,7 @@ def speaker_probs(outputs: Outputs, config: InferenceConfig, limits: SpeakerLimi
             )
         from nemo_sortformer.inference.clustering import cluster_probabilities
 
-        options: dict[str, Any] = {**config.clustering, **limits.to_dict()}
-        probs = cluster_probabilities(outputs.embeddings, probs, **options)
+        probs = cluster_probabilities(outputs.embeddings, probs, config.clustering, **limits.to_dict())
     elif limits.highest is not None and limits.highest < probs.shape[1]:
         probs = keep_loudest(probs, limits.highest)
     if config.median_frames > 1:
@@ -130,10 +128,10 @@ def order_of_arrival(columns: list[np.ndarray]) -> list[int]:
 
 
 def named_segments(columns: list[np.ndarray], order: list[int], *, offset: float = 0.0) -> tuple[Segment, ...]:
-    """All segments by start; column `order[k]` is `speaker_k`; `offset` seconds are added to every time."""
+    """All segments by start, then by speaker; column `order[k]` is `speaker_k`; every time grows by `offset`."""
     found = [
-        Segment(round(float(start) + offset, 3), round(float(end) + offset, 3), f"speaker_{k}")
+        (round(float(start) + offset, 3), k, round(float(end) + offset, 3))
         for k, column in enumerate(order)
         for start, end in columns[column]
     ]
-    return tuple(sorted(segment for segment in found if segment.end > segment.start))
+    return tuple(Segment(start, end, f"speaker_{k}") for start, k, end in sorted(found) if end > start)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_sortformer.inference.assign import SpeakerLimits
 from nemo_sortformer.inference.engine import DiarizationError, Failure, RunOptions, run
 from nemo_sortformer.inference.results import Diarization
-from nemo_sortformer.inference.settings import inference_settings
+from nemo_sortformer.inference.settings import inference_settings, is_nemo_config
 from nemo_sortformer.inference.sources import collect_sources
 
 if TYPE_CHECKING:
@@ -145,11 +145,13 @@ def diarize_to_strings(
     Raises:
         DiarizationError: a recording could not be diarized; it holds the results of the others.
     """
-    if hasattr(override_config, "postprocessing_params") and hasattr(override_config, "batch_size"):
+    max_speakers = None
+    if is_nemo_config(override_config):
         batch_size, num_workers = override_config.batch_size, override_config.num_workers or 0
         verbose, include_tensor_outputs = override_config.verbose, override_config.include_tensor_outputs
-        if override_config.postprocessing_yaml is not None:
-            postprocessing_yaml, override_config = override_config.postprocessing_yaml, None
+        sample_rate = override_config.sample_rate or sample_rate
+        postprocessing_yaml = override_config.postprocessing_yaml or postprocessing_yaml
+        max_speakers = override_config.max_num_of_spks
     results = diarize_recordings(
         model,
         audio,
@@ -158,6 +160,7 @@ def diarize_to_strings(
         num_workers=num_workers,
         postprocessing_yaml=postprocessing_yaml,
         override_config=override_config,
+        max_speakers=max_speakers,
         verbose=verbose,
     )
     lines = [_lines_by_slot(result) for result in results]

@@ -7,6 +7,8 @@ The counting is pyannote.metrics'. Two conventions meet there, and are settled h
   is the total width, so that 0.25 here is 0.5 there.
 - **Scored region.** Without a UEM it runs from the first start to the last end of truth and answer together, so that
   every false alarm counts; a manifest with `offset` and `duration` limits it to those.
+
+Segments of one speaker that overlap each other are merged first, as pyannote would count their time twice.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from nemo_sortformer.data.segment import Segment
+from nemo_sortformer.data.segment import Segment, merge_overlaps
 from nemo_sortformer.inference.results import annotation_of
 
 
@@ -166,8 +168,8 @@ def _score_one(session: Session, conditions: tuple[Condition, ...]) -> Recording
     from pyannote.core import Timeline
     from pyannote.metrics.diarization import DiarizationErrorRate, JaccardErrorRate
 
-    truth = annotation_of(session.reference, uri=session.recording)
-    answer = annotation_of(session.answer, uri=session.recording)
+    truth = annotation_of(merge_overlaps(list(session.reference)), uri=session.recording)
+    answer = annotation_of(merge_overlaps(list(session.answer)), uri=session.recording)
     stretches = session.uem
     if stretches is None:
         times = [time for s in (*session.reference, *session.answer) for time in (s.start, s.end)]

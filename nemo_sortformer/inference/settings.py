@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nemo_sortformer.config.inference import InferenceConfig, PostProcessingConfig
-from nemo_sortformer.config.merge import ConfigError, from_cfg
+from nemo_sortformer.config.merge import ConfigError, from_cfg, to_plain
 
 
 def inference_settings(
@@ -29,10 +30,15 @@ def inference_settings(
     values = asdict(base)
     if postprocessing_yaml is not None:
         values.update(read_postprocessing(postprocessing_yaml))
-    if override is not None:
-        given = _nemo_parameters(override)
-        values.update(_checked(given, InferenceConfig, "override_config"))
-    return from_cfg(InferenceConfig, values)
+    if override is None:
+        return from_cfg(InferenceConfig, values)
+    given = nemo_parameters(override) if is_nemo_config(override) else to_plain(override)
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"`override_config` must be an `InferenceConfig` or a group of keys, but is {override!r}.")
+    for key, value in given.items():
+        group = isinstance(value, Mapping) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if group else value
+    return from_cfg(InferenceConfig, values, path="override_config")
 
 
 def read_postprocessing(path: str | Path) -> dict[str, Any]:
@@ -52,20 +58,26 @@ def read_postprocessing(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
         raise ConfigError(f"{path}: must have the group `parameters:`, with keys as `onset` and `pad_onset` in it.")
-    return _checked(content["parameters"], PostProcessingConfig, f"{path}: parameters")
+    parameters: dict[str, Any] = content["parameters"]
+    from_cfg(PostProcessingConfig, parameters, path=f"{path}: parameters")
+    return parameters
 
 
-def _checked(given: Any, cls: type, where: str) -> dict[str, Any]:
-    checked = from_cfg(cls, given, path=where)
-    return {key: getattr(checked, key) for key in given}
+def is_nemo_config(override: Any) -> bool:
+    """Whether this is NeMo's `DiarizeConfig`, which is told by its fields, so that NeMo need not be imported."""
+    return hasattr(override, "postprocessing_params") and hasattr(override, "include_tensor_outputs")
 
 
-def _nemo_parameters(override: Any) -> Any:
-    """NeMo's `DiarizeConfig` holds the parameters under `postprocessing_params`; anything else passes."""
-    parameters = getattr(override, "postprocessing_params", None)
-    if parameters is None or isinstance(override, dict):
-        return override
-    from nemo_sortformer.config.merge import to_plain
+def nemo_parameters(override: Any) -> dict[str, Any]:
+    """The post-processing parameters of a `DiarizeConfig`; none where it leaves them to the YAML.
 
-    plain = to_plain(parameters)
-    return plain if isinstance(plain, dict) else dict(vars(plain))
+    Raises:
+        ConfigError: `session_len_sec` is set: recordings are never cut short here.
+    """
+    if override.session_len_sec is not None and override.session_len_sec > 0:
+        raise ConfigError(
+            f"`session_len_sec` must be -1, but is {override.session_len_sec}: recordings are diarized whole. Give a "
+            "manifest with `offset` and `duration` to diarize a part."
+        )
+    parameters = to_plain(override.postprocessing_params)
+    return dict(parameters if isinstance(parameters, Mapping) else vars(parameters)) if parameters is not None else {}
