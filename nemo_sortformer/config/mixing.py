@@ -1,8 +1,8 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Settings of the conversations that are mixed on the fly: every default, its unit and its check.
 
-The defaults describe meetings as well as chats: a quarter of the conversations has long silences, a quarter has no
-overlap at all while others overlap for a third of the speech, most are reverberant and all but a few are noisy.
+The defaults describe meetings as well as chats: nearly a third of the conversations has long silences, a quarter has
+no overlap at all while others overlap for a third of the speech, most are reverberant and all but a few are noisy.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class MixingConfig:
     """Share of the conversations (of those with overlap) that have short back-channels inside others' turns."""
     backchannels_per_minute: float = 15.0
     """Largest rate of back-channels, per minute of other speakers' turns."""
-    sparse_share: float = 0.25
+    sparse_share: float = 0.3
     """Share of the conversations with long silences, as in meetings."""
-    sparse_silence: list[float] = field(default_factory=lambda: [0.2, 0.65])
+    sparse_silence: list[float] = field(default_factory=lambda: [0.2, 0.75])
     """Range of the expected silent share of such a conversation."""
 
     # Level, room, noise, channel
@@ -88,10 +88,10 @@ class MixingConfig:
     """Range of the reverberation time T60, seconds."""
     noise_probability: float = 0.97
     """Probability of background noise."""
-    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 40.0])
+    noise_snr_db: list[float] = field(default_factory=lambda: [5.0, 45.0])
     """Range of the signal-to-noise ratio against a speaker of mean level, dB."""
-    event_share: float = 0.4
-    """Share of the conversations with clicks, knocks, breaths and other short sounds that are no speech."""
+    event_share: float = 0.5
+    """Share of the conversations with clicks, knocks, breaths, laughs and other short sounds that are no speech."""
     events_per_minute: float = 25.0
     """Largest rate of such sounds, per minute."""
     tilt_db: float = 2.5

@@ -245,7 +245,7 @@ def noise_bank() -> np.ndarray:
 
 
 def draw_events(num_samples: int, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
-    """Scatter clicks, knocks, breaths and the like, from 20 dB below to 4 dB above the level of a speaker."""
+    """Scatter clicks, knocks, breaths, laughs and the like, from 20 dB below to 4 dB above the level of a speaker."""
     track = np.zeros(num_samples, dtype=np.float32)
     bank = event_bank()
     rate = rng.uniform(0, config.events_per_minute / 60)
@@ -259,9 +259,9 @@ def draw_events(num_samples: int, config: MixingConfig, rng: np.random.Generator
 
 @lru_cache(maxsize=1)
 def event_bank() -> tuple[np.ndarray, ...]:
-    """Make 120 short sounds that are no speech, each of unit root mean square, float32, at most 0.7 s long."""
+    """Make 160 short sounds that are no speech, each of unit root mean square, float32, at most 1.5 s long."""
     rng = np.random.default_rng(2603)
-    kinds = ("click", "knock", "breath", "keys", "squeak", "thud")
+    kinds = ("click", "knock", "breath", "keys", "squeak", "thud", "laugh", "cough")
     return tuple(_event(kind, rng) for kind in kinds for _ in range(20))
 
 
@@ -295,6 +295,23 @@ def _event(kind: str, rng: np.random.Generator) -> np.ndarray:
         x = x * np.sin(np.linspace(0, np.pi, len(x))) ** rng.uniform(1, 3)
     elif kind == "keys":
         x = np.concatenate([np.pad(tap(), (0, int(rng.uniform(0.0, 0.1) * SAMPLE_RATE))) for _ in range(4)])
+    elif kind == "laugh":  # voiced puffs at 4 to 6 per second, falling in pitch and loudness
+        puffs, pitch, formant = int(rng.integers(3, 8)), rng.uniform(150, 400), rng.uniform(500, 1100)
+        parts = []
+        for puff in range(puffs):
+            time = np.arange(int(rng.uniform(0.07, 0.12) * SAMPLE_RATE)) / SAMPLE_RATE
+            hertz = np.arange(1, 12)[:, None] * pitch * (1 - 0.03 * puff)
+            voiced = (np.sin(2 * np.pi * hertz * time) / (1 + ((hertz - formant) / 300) ** 2)).sum(axis=0)
+            breath = noise(len(time) / SAMPLE_RATE, 500, 5000)
+            shape = np.sin(np.linspace(0, np.pi, len(time))) * 0.85**puff
+            parts += [
+                (voiced + rng.uniform(0.1, 1.5) * breath[: len(time)]) * shape,
+                np.zeros(int(0.09 * SAMPLE_RATE)),
+            ]
+        x = np.concatenate(parts)
+    elif kind == "cough":
+        x = noise(rng.uniform(0.15, 0.35), rng.uniform(150, 400), rng.uniform(1000, 3500))
+        x = x * decay(len(x), rng.uniform(0.04, 0.12)) * np.minimum(np.arange(len(x)) / 150, 1)
     else:  # a chair or a door: a few harmonics that glide
         count = int(rng.uniform(0.1, 0.5) * SAMPLE_RATE)
         phase = 2 * np.pi * np.cumsum(np.linspace(*rng.uniform(400, 2500, 2), count)) / SAMPLE_RATE
