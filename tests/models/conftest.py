@@ -159,7 +159,7 @@ def tone_manifest(tmp_path):
                 speaker = len(rttm) % speakers
                 begin, end = round(start * 16000), round((start + length) * 16000)
                 audio[begin:end] += 0.2 * np.sin(2 * np.pi * (170 + 90 * speaker) * np.arange(end - begin) / 16000)
-                rttm.append(f"SPEAKER r{number} 1 {start:.3f} {length:.3f} <NA> <NA> s{speaker} <NA> <NA>\n")
+                rttm.append(f"SPEAKER {name}_{number} 1 {start:.3f} {length:.3f} <NA> <NA> s{speaker} <NA> <NA>\n")
                 start += length * 0.9
             stem = tmp_path / f"{name}_{number}"
             soundfile.write(f"{stem}.wav", audio, 16000)

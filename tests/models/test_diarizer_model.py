@@ -1,5 +1,5 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""The model by itself: a batch equals its items, the level is the recording's own, and parts that disagree are refused."""
+"""The model by itself: a batch equals its items, the level is a recording's own, parts that disagree are refused."""
 
 import sys
 import types

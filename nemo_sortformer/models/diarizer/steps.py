@@ -12,7 +12,6 @@ import torch
 from nemo.utils import logging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
 
 from nemo_sortformer.config import ConfigError, DiarizerConfig
 from nemo_sortformer.functional.losses import sorted_label_cross_entropy
@@ -20,6 +19,7 @@ from nemo_sortformer.losses import AffinityLoss
 from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
 from nemo_sortformer.models.diarizer import build
 from nemo_sortformer.models.diarizer.collar import CollarErrorRate
+from nemo_sortformer.models.diarizer.frame_mean import FrameMean
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Audio (batch, samples), its lengths (batch,), targets (batch, frames, slots), their lengths (batch,)."""
@@ -203,9 +203,7 @@ class DiarizerSteps:
             "loss_pil": self.config.loss.pil_weight > 0,
             "loss_affinity": self.affinity_loss is not None,
         }
-        metrics: dict[str, nn.Module] = {
-            name: MeanMetric(nan_strategy="disable") for name, is_computed in losses.items() if is_computed
-        }
+        metrics: dict[str, nn.Module] = {name: FrameMean() for name, is_computed in losses.items() if is_computed}
         metrics |= {"der": DiarizationErrorRate(), "f1": FrameF1(), "speaker_count": SpeakerCountAccuracy()}
         if self.config.der_collar is not None:
             metrics["der_collar"] = CollarErrorRate(

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""The training script as a user runs it: train, leave a .nemo, resume, and say what is wrong with a setting."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from nemo_sortformer.models.diarizer import SortformerDiarizer
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "train_diarizer.py"
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    lines = []
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        stem = tmp_path / f"call_{number}"
+        soundfile.write(f"{stem}.wav", 0.1 * rng.standard_normal(48000), 16000)
+        turns = [(0.2, 1.0, "a"), (1.1, 1.5, "b")]
+        stem.with_suffix(".rttm").write_text(
+            "".join(
+                f"SPEAKER {stem.name} 1 {start} {length} <NA> <NA> {who} <NA> <NA>\n" for start, length, who in turns
+            )
+        )
+        entry = {"audio_filepath": f"{stem}.wav", "offset": 0.0, "duration": 3.0, "rttm_filepath": f"{stem}.rttm"}
+        lines.append(json.dumps(entry) + "\n")
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def run(folder, *overrides):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(SCRIPT), "--config-name=diarizer_test", *overrides]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_script_trains_resumes_and_leaves_a_nemo_file(manifest, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    data = f"model.train_ds.manifest_filepath={manifest}"
+    done = run(work, data, "exp_manager.exp_dir=runs", "trainer.max_steps=3")
+    assert done.returncode == 0, done.stderr[-4000:]
+    experiment = work / "runs" / "diarizer_test"
+    nemo_file = experiment / "checkpoints" / "diarizer_test.nemo"
+    assert nemo_file.is_file()
+    assert list(experiment.rglob("events.out.tfevents.*"))
+    assert [path.name for path in work.iterdir()] == ["runs"]  # nothing is left lying about
+    assert SortformerDiarizer.restore_from(str(nemo_file), map_location="cpu").num_slots == 4
+
+    start = f"init_from_nemo_model={nemo_file}"
+    done = run(work, data, "exp_manager.exp_dir=runs", "trainer.max_steps=5", start)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "tensors loaded from" in done.stdout + done.stderr
+    assert "Restoring states from the checkpoint" in done.stdout + done.stderr
+    checkpoints = [path.name for path in (experiment / "checkpoints").glob("*-last.ckpt")]
+    assert checkpoints
+
+
+@pytest.mark.slow
+def test_a_misspelt_setting_stops_the_script_with_a_hint(manifest, tmp_path):
+    done = run(tmp_path, f"model.train_ds.manifest_filepath={manifest}", "+model.train_ds.bach_size=2")
+    assert done.returncode != 0
+    assert "`model.train_ds.bach_size` is no key of DatasetConfig. Did you mean `batch_size`?" in done.stderr
+
+
+def test_the_script_is_short():
+    assert len(SCRIPT.read_text().splitlines()) < 80
