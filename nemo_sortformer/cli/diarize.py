@@ -116,8 +116,9 @@ def _run(diarizer: SortformerDiarizer, jobs: list[Job], options: RunOptions, tru
     from nemo_sortformer.inference.engine import Failure, run
     from nemo_sortformer.inference.outputs import write_result
 
+    outcomes = run(diarizer, [job.source for job in jobs], options)
     with progress(len(jobs), shown=True) as advance:
-        for i, outcome in run(diarizer, [job.source for job in jobs], options):
+        for i, outcome in outcomes:
             job = jobs[i]
             if isinstance(outcome, Failure):
                 job.failure = outcome.message

@@ -95,8 +95,9 @@ def diarize_recordings(
     )
     found: dict[int, Diarization] = {}
     failed: dict[int, Failure] = {}
+    outcomes = run(model, sources, options)
     with progress(len(sources), shown=verbose) as advance:
-        for i, outcome in run(model, sources, options):
+        for i, outcome in outcomes:
             if isinstance(outcome, Failure):
                 failed[i] = outcome
             else:

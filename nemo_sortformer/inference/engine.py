@@ -99,15 +99,15 @@ class DiarizationError(ValueError):
 def run(
     model: SortformerDiarizer, sources: Sequence[AudioSource], options: RunOptions
 ) -> Iterator[tuple[int, Diarization | Failure]]:
-    """Diarize recordings one batch after the other, the longest first, and yield each as soon as it is done.
+    """Diarize recordings one batch after the other, the longest first, and give each as soon as it is done.
 
-    Memory holds the batches being read and run; what has been yielded is not kept.
+    Memory holds the batches being read and run; what has been given is not kept.
 
-    Yields:
-        The place of the recording in `sources`, and its result or what was wrong with it.
+    Returns:
+        An iterator over pairs: the place of the recording in `sources`, and its result or what was wrong with it.
 
     Raises:
-        ConfigError: the settings cannot work for any recording.
+        ConfigError: the settings cannot work for any recording; raised before the iterator is.
     """
     check_limits(options.limits, options.config, num_slots=model.num_slots)
     if options.config.assignment == "clustering" and model.affinity_head is None:
@@ -115,6 +115,12 @@ def run(
             "`assignment` is `clustering`, but the model has no affinity embeddings. Set it to `heads`, or train with "
             "`model.affinity`."
         )
+    return _outcomes(model, sources, options)
+
+
+def _outcomes(
+    model: SortformerDiarizer, sources: Sequence[AudioSource], options: RunOptions
+) -> Iterator[tuple[int, Diarization | Failure]]:
     lengths: dict[int, float] = {}
     for i, source in enumerate(sources):
         try:

@@ -168,7 +168,7 @@ def mono_samples(samples: np.ndarray, *, name: str = "audio") -> np.ndarray:
 
 def _by_folders(sources: list[AudioSource], name: str) -> list[str]:
     """As few of the last folder names in front as tell apart all the folders that there are."""
-    folders = [s.path.absolute().parts[1:-1] if s.path is not None else () for s in sources]
+    folders = [s.path.resolve().parts[1:-1] if s.path is not None else () for s in sources]
     for level in range(1, max(map(len, folders), default=0) + 1):
         fresh = ["_".join([*parts[-level:], name]) for parts in folders]
         if len(set(fresh)) == len(set(folders)):
