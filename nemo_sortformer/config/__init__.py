@@ -3,11 +3,12 @@
 
 from nemo_sortformer.config.data import DatasetConfig
 from nemo_sortformer.config.diarizer import AffinityConfig, DiarizerConfig, DiarizerLossConfig
-from nemo_sortformer.config.inference import InferenceConfig, PostProcessingConfig
+from nemo_sortformer.config.inference import ClusteringConfig, InferenceConfig, PostProcessingConfig
 from nemo_sortformer.config.merge import ConfigError, from_cfg
 
 __all__ = [
     "AffinityConfig",
+    "ClusteringConfig",
     "ConfigError",
     "DatasetConfig",
     "DiarizerConfig",

@@ -32,6 +32,14 @@ class MixingConfig:
     """How many speakers of the speech synthesizer join the pool (needs the extra `demo`)."""
     synthetic_share: float = 0.25
     """Share of the conversations that are made of synthetic speakers only, where there are recorded ones too."""
+    recorded_manifest: str | None = None
+    """NeMo manifest of real, labelled conversations to use beside the mixed ones; None: there are none."""
+    recorded_split: str | None = None
+    """Take only the lines of `recorded_manifest` whose `split` is this; None takes all."""
+    recorded_share: float = 0.1
+    """Share of the conversations that are excerpts of recorded ones, where there are some."""
+    recorded_noise_probability: float = 0.5
+    """Probability that the background noise is that of a recorded conversation, where there are some."""
     same_source_probability: float = 0.5
     """Probability that all voices of a conversation come from one source, so that the channel tells nothing."""
     same_source_excluded: list[str] = field(default_factory=list)
@@ -106,7 +114,8 @@ class MixingConfig:
     """Range of the level of a speaker of mean level in the output, dB below full scale."""
 
     def __post_init__(self) -> None:
-        for name in ("synthetic_share", "same_source_probability", "speed_probability", "same_voice_probability",
+        for name in ("synthetic_share", "recorded_share", "recorded_noise_probability", "same_source_probability",
+                     "speed_probability", "same_voice_probability",
                      "overlap_free_share", "overlap_max", "backchannel_share", "sparse_share", "distant_probability",
                      "reverb_probability", "noise_probability", "event_share", "lowpass_probability",
                      "telephone_probability"):  # fmt: skip

@@ -56,13 +56,16 @@ def render(tracks: np.ndarray, responses: np.ndarray, *, gain: float = 1.0) -> n
     return wet[:, :BLOCK].reshape(-1)[DELAY : DELAY + num_samples] * np.float32(gain)
 
 
-def add_acoustics(dry: np.ndarray, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
+def add_acoustics(
+    dry: np.ndarray, config: MixingConfig, rng: np.random.Generator, noise: np.ndarray | None = None
+) -> np.ndarray:
     """Put dry voices into a room, with noise, through a channel, to a level.
 
     Args:
         dry: one track per speaker at the level of the pool, shape (speakers, samples), float32.
         config: what to draw from.
         rng: source of every draw.
+        noise: background at the level of the pool, shape (samples,), where the noise is not to be drawn.
 
     Returns:
         The recording, shape (samples,), float32, never beyond 0.98.
@@ -87,7 +90,7 @@ def add_acoustics(dry: np.ndarray, config: MixingConfig, rng: np.random.Generato
     if has_events:
         tracks[speakers] = draw_events(num_samples, config, rng)
     if has_noise:
-        tracks[-1] = draw_noise(num_samples, rng)
+        tracks[-1] = draw_noise(num_samples, rng) if noise is None else noise
         responses[-1] = _flat_response()
         shapes_db[-1] = -rng.uniform(*config.noise_snr_db)
     telephone = rng.random() < config.telephone_probability

@@ -16,6 +16,7 @@ from nemo_sortformer.config.mixing import MixingConfig
 from nemo_sortformer.data.batch import DiarizationItem
 from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, UtterancePool
+from nemo_sortformer.data.mixing.recorded import RecordedConversations
 from nemo_sortformer.data.mixing.simulate import simulate_conversation
 from nemo_sortformer.data.mixing.synthetic import synthetic_pool
 from nemo_sortformer.data.rttm import write_rttm
@@ -42,6 +43,13 @@ def build_pool(config: MixingConfig) -> UtterancePool:
     if pool is None:
         raise PoolError("There are no voices to mix: set `manifest`, or `synthetic_speakers`, or both.")
     return pool
+
+
+def build_recorded(config: MixingConfig) -> RecordedConversations | None:
+    """Read the real conversations that a config names, or None where it names none."""
+    if config.recorded_manifest is None:
+        return None
+    return RecordedConversations.from_manifest(config.recorded_manifest, split=config.recorded_split)
 
 
 class MixingDataset(IterableDataset[DiarizationItem]):
@@ -86,6 +94,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
             raise ValueError(f"`rank` must be in [0, world_size), but is {rank} of {world_size}.")
         self.config = config
         self.pool = build_pool(config) if pool is None else pool
+        self.recorded = build_recorded(config)
         if len(self.pool) < most:
             raise PoolError(f"`speaker_count_weights` allows {most} speakers, but the pool has {len(self.pool)}.")
         self.num_slots, self.subsampling = num_slots, subsampling
@@ -115,7 +124,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
     def conversation(self, epoch: int, worker: int, number: int) -> DiarizationItem:
         """Mix one conversation by its numbers."""
         rng = np.random.default_rng([self.seed, epoch, self.rank, worker, number])
-        audio, segments = simulate_conversation(self.pool, self.config, rng)
+        audio, segments = simulate_conversation(self.pool, self.config, rng, self.recorded)
         targets = frame_targets(
             segments, num_samples=len(audio), num_slots=self.num_slots, subsampling=self.subsampling
         )
@@ -149,9 +158,10 @@ def write_conversations(
         raise ValueError(f"`audio_format` must be `flac` or `wav`, but is `{audio_format}`.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    recorded = build_recorded(config)
     lines = []
     for number in range(count):
-        audio, segments = simulate_conversation(pool, config, np.random.default_rng([seed, number]))
+        audio, segments = simulate_conversation(pool, config, np.random.default_rng([seed, number]), recorded)
         name = f"conversation_{number:05d}"
         soundfile.write(folder / f"{name}.{audio_format}", audio, SAMPLE_RATE, subtype="PCM_16")
         write_rttm(folder / f"{name}.rttm", segments, name)

@@ -9,18 +9,23 @@ from nemo_sortformer.config.mixing import MixingConfig
 from nemo_sortformer.data.mixing.acoustics import add_acoustics
 from nemo_sortformer.data.mixing.conversation import Plan, plan_conversation
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, UtterancePool
+from nemo_sortformer.data.mixing.recorded import RecordedConversations
 from nemo_sortformer.data.segment import Segment
 
 
 def simulate_conversation(
-    pool: UtterancePool, config: MixingConfig, rng: np.random.Generator
+    pool: UtterancePool,
+    config: MixingConfig,
+    rng: np.random.Generator,
+    recorded: RecordedConversations | None = None,
 ) -> tuple[np.ndarray, list[Segment]]:
     """Mix one conversation.
 
     Args:
         pool: the voices.
         config: what to draw from.
-        rng: source of every draw: the result is a function of it and of the pool.
+        rng: source of every draw: the result is a function of it, of the pool and of `recorded`.
+        recorded: real conversations, to take a share of the result and of the backgrounds from.
 
     Returns:
         The recording, `config.session_seconds` long at 16 kHz, shape (samples,), float32 within (-1, 1), and the
@@ -29,8 +34,15 @@ def simulate_conversation(
     Raises:
         PoolError: the pool has fewer speakers than a conversation needs.
     """
+    if recorded is not None and rng.random() < config.recorded_share:
+        track, segments = recorded.excerpt(config, rng)
+        return add_acoustics(track[None], config, rng), segments
     plan = plan_conversation(pool, config, rng)
-    return add_acoustics(dry_tracks(pool, plan), config, rng), plan_segments(pool, plan, config.split_pauses_seconds)
+    noise = None
+    if recorded is not None and rng.random() < config.recorded_noise_probability:
+        noise = recorded.background(plan.num_samples, rng)
+    audio = add_acoustics(dry_tracks(pool, plan), config, rng, noise)
+    return audio, plan_segments(pool, plan, config.split_pauses_seconds)
 
 
 def dry_tracks(pool: UtterancePool, plan: Plan) -> np.ndarray:
