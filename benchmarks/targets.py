@@ -2,9 +2,9 @@
 """Time and memory of targets and losses for 2 to 16 slots beside NeMo's: `python -m benchmarks.targets`.
 
 A batch of 90-second recordings. "sorted" is the sort by arrival, "tied" lets speakers who arrive together take the
-order that fits, as NeMo's sorted targets do, "pil" is permutation invariant, by the Hungarian algorithm. Losses are
-timed forward and backward, from logits to their gradient. NeMo lists all permutations: above 6 slots its tensors do not
-fit (5 GiB each for 4 recordings and 8 slots), so there is nothing to measure. A ratio above one is in our favour.
+order that fits, as NeMo's sorted targets do, "pil" is permutation invariant, by the Hungarian algorithm. Losses run
+forward and backward, from logits to their gradient. NeMo lists all permutations: above 6 slots its tensors do not fit
+(5 GiB each for 4 recordings and 8 slots), so nothing is measured. A ratio above one is in our favour.
 """
 
 import argparse
