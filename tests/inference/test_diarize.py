@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.inference import windows
 from nemo_sortformer.inference.diarize import DiarizationError, diarize_files, diarize_recordings, diarize_to_strings
@@ -235,3 +236,15 @@ def test_an_hour_is_diarized_in_bounded_memory(tiny_model, make_audio):
     (result,) = diarize_recordings(tiny_model, audio, sample_rate=16000)
     assert result.duration == 3600
     assert len(result.probs) == 45000
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_batches_hold_each_recording_once_with_its_likes_and_long_ones_alone(batch_size):
+    from nemo_sortformer.inference.engine import RunOptions, _batches
+
+    options = RunOptions(config=InferenceConfig(assignment="clustering"), batch_size=batch_size)
+    lengths = {0: 3.0, 1: 90.0, 2: 19.0, 4: 3.5, 5: 21.0, 6: 18.0}
+    batches = _batches(lengths, options)
+    assert batches[:2] == [[1], [5]]
+    assert [i for batch in batches[2:] for i in batch] == [2, 6, 4, 0]
+    assert max(map(len, batches)) == batch_size
