@@ -13,7 +13,7 @@ Checkpoints, TensorBoard logs and the final `.nemo` go to `<exp_dir>/<name>`; th
 `init_from_nemo_model=asr.nemo` starts the acoustic encoder from a NeMo model of the same sizes.
 """
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
 from nemo.core.config import hydra_runner
 from nemo.utils import logging
 from nemo.utils.exp_manager import exp_manager
@@ -27,6 +27,7 @@ from nemo_sortformer import SortformerDiarizer
 def main(cfg: DictConfig) -> None:
     """Train, then test where there are test data."""
     logging.info(f"Settings:\n{OmegaConf.to_yaml(cfg)}")
+    seed_everything(cfg.get("seed", 0), workers=True)
     trainer = Trainer(**resolve_trainer_cfg(cfg.trainer))
     exp_manager(trainer, cfg.get("exp_manager"))
     model = SortformerDiarizer(cfg=cfg.model, trainer=trainer)
