@@ -39,6 +39,7 @@ def test_two_recordings_have_the_bootstrap_that_a_pencil_gives():
     np.testing.assert_allclose(counts / len(rates), [0.25, 0.5, 0.25], atol=0.03)
     assert interval(rates, 0.9) == (0.1, 0.3)
     assert interval(rates, 0.4) == (0.25, 0.25)
+    assert interval(np.linspace(0, 1, 101), 0.9) == (0.05, 0.95)  # a twentieth on each side
 
 
 def test_the_bootstrap_is_seeded_and_its_differences_are_paired():
@@ -58,6 +59,10 @@ def test_one_recording_has_no_spread_and_silence_has_the_rate_zero():
 def test_the_one_speaker_guess_costs_all_but_the_longest_speaker():
     answer = one_speaker(TRUTH)
     assert answer == [Segment(0.0, 10.0, "speaker_0")]
+    assert speech_spans([Segment(0.0, 9.0, "Ann"), Segment(2.0, 3.0, "Bob"), Segment(9.5, 10.0, "Bob")]) == [
+        (0.0, 9.0),
+        (9.5, 10.0),
+    ]
     report = score_sessions([Session("talk", TRUTH, answer)])
     counts = report.total(WITHOUT_COLLAR)  # Ann is matched: Bob is missed for 1 s beside her and confused for 3 s
     assert (counts.missed, counts.false_alarm, counts.confusion) == pytest.approx((1.0, 0.0, 3.0))
