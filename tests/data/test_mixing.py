@@ -2,37 +2,23 @@
 """Mixed conversations: what they promise about labels, levels, overlap, silence and repeatability."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import fft, signal
-from torch.utils.data import DataLoader
 
-from nemo_sortformer.config.merge import ConfigError, from_cfg
 from nemo_sortformer.config.mixing import MixingConfig
-from nemo_sortformer.data.batch import collate
-from nemo_sortformer.data.manifest import read_manifest
 from nemo_sortformer.data.mixing import (
-    MixingDataset,
     PoolError,
     UtterancePool,
     acoustics,
     build_pool,
-    pool_from_manifest,
     simulate_conversation,
-    write_conversations,
 )
-from nemo_sortformer.data.mixing.conversation import SYNTHETIC, cut, plan_conversation
-from nemo_sortformer.data.mixing.pool import ACTIVE_RMS, measure
+from nemo_sortformer.data.mixing.conversation import SYNTHETIC, plan_conversation
 from nemo_sortformer.data.mixing.simulate import dry_tracks, plan_segments
-from nemo_sortformer.data.rttm import read_rttm
-from nemo_sortformer.data.targets import frame_targets
 
 RATE = 16_000
 CLEAN = MixingConfig(
@@ -73,112 +59,6 @@ def activity(segments, seconds: float) -> np.ndarray:
         count[round(start * RATE)] += 1
         count[round(end * RATE)] -= 1
     return np.cumsum(count)[:-1]
-
-
-# --- The pool
-
-
-def test_all_utterances_have_one_level_whatever_their_own():
-    levels = []
-    for index, speaker in enumerate(POOL.speakers):
-        for number, utterance in enumerate(speaker.utterances):
-            x = POOL.piece(index, number, start=0, count=utterance.count, factor=1.0)[100:-100]
-            levels.append(np.sqrt(np.mean(x**2)))
-    np.testing.assert_allclose(levels, ACTIVE_RMS, rtol=0.02)
-
-
-def test_the_level_is_that_of_the_active_part():
-    speech = np.concatenate([tone(200, 1.0), np.zeros(3 * RATE, np.float32), tone(200, 1.0)])
-    level, pauses = measure(speech)
-    assert level == pytest.approx(0.1 / np.sqrt(2), rel=0.01)
-    assert pauses.tolist() == [[RATE, 4 * RATE]]
-
-
-def test_a_factor_raises_the_pitch_and_shortens():
-    x = POOL.piece(0, 2, start=0, count=4 * RATE, factor=1.25)
-    assert len(x) == pytest.approx(4 * RATE / 1.25, abs=2)
-    spectrum = np.abs(np.fft.rfft(x * np.hanning(len(x))))
-    assert spectrum.argmax() * RATE / len(x) == pytest.approx(150 * 1.25, abs=1)
-
-
-def test_short_and_silent_utterances_are_left_out_and_an_empty_pool_says_what_to_look_at():
-    pool = UtterancePool.from_arrays({"a": [tone(200, 1.0), tone(200, 0.1), np.zeros(RATE, np.float32)]})
-    assert len(pool.speakers[0].utterances) == 1
-    with pytest.raises(PoolError, match="`exclude_sources`"):
-        UtterancePool.from_arrays({"a": [tone(200, 0.1)]})
-
-
-def test_merging_keeps_the_audio_of_both():
-    other = UtterancePool.from_arrays({"z": [tone(1000, 1.0)]}, source="other")
-    both = POOL.merged(other)
-    assert len(both) == len(POOL) + 1
-    np.testing.assert_array_equal(
-        both.piece(len(POOL), 0, start=100, count=800, factor=1.1), other.piece(0, 0, start=100, count=800, factor=1.1)
-    )
-    assert both.sources["other"].tolist() == [len(POOL)]
-
-
-def test_a_cut_goes_from_pause_to_pause_and_is_never_longer_than_wanted():
-    pauses = np.array([[1000, 1200], [3000, 3400], [5000, 5100]])
-    rng = np.random.default_rng(0)
-    cuts = {cut(8000, pauses, 4000, rng) for _ in range(300)}
-    assert (0, 3000) in cuts  # from the start to the last pause that is near enough
-    assert (1200, 3800) in cuts  # 1200 .. 5000
-    assert all(count <= 4000 and start + count <= 8000 for start, count in cuts)
-    assert cut(800, pauses[:0], 1000, rng) == (0, 800)
-
-
-# --- The manifest
-
-
-def write_pool(folder: Path, lines: list[dict]) -> Path:
-    for number in range(len(lines)):
-        soundfile.write(folder / f"{number}.wav", np.concatenate([np.zeros(RATE // 2), tone(300, 1.5)]), RATE)
-    path = folder / "pool.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def test_both_kinds_of_manifest_lines_are_read_and_filtered(tmp_path):
-    path = write_pool(
-        tmp_path,
-        [
-            {
-                "audio": "0.wav",
-                "speaker": "a",
-                "speech_start": 0.5,
-                "speech_end": 1.5,
-                "split": "train",
-                "source": "x",
-            },
-            {
-                "audio_filepath": "1.wav",
-                "speaker": "b",
-                "offset": 0.5,
-                "duration": 1.5,
-                "split": "train",
-                "source": "y",
-            },
-            {"audio_filepath": "2.wav", "speaker": "c", "split": "dev", "source": "x", "duration": 2.0},
-        ],
-    )
-    everything = pool_from_manifest(path)
-    assert {s.name: s.utterances[0].count for s in everything.speakers} == {"a": RATE, "b": 1.5 * RATE, "c": 2 * RATE}
-    assert [s.name for s in pool_from_manifest(path, split="train").speakers] == ["a", "b"]
-    assert [s.name for s in pool_from_manifest(path, split="train", exclude_sources=["x"]).speakers] == ["b"]
-    with pytest.raises(PoolError, match="`split` 'test'"):
-        pool_from_manifest(path, split="test")
-
-
-def test_a_line_without_a_speaker_is_an_error(tmp_path):
-    path = write_pool(tmp_path, [{"audio_filepath": "0.wav"}])
-    with pytest.raises(PoolError, match="no `speaker`"):
-        pool_from_manifest(path)
-
-
-def test_a_config_without_voices_says_which_keys_give_some():
-    with pytest.raises(PoolError, match="`manifest`, or `synthetic_speakers`"):
-        build_pool(MixingConfig())
 
 
 # --- The plan
@@ -378,98 +258,6 @@ def test_long_pauses_inside_an_utterance_are_labelled_as_silence_on_request():
     assert [round(segment.duration, 3) for segment in parts[:2]] == [1.0, 1.0]
     assert parts[1].start - parts[0].end == pytest.approx(1.0)
     assert plan_segments(pool, plan, 1.5) == whole
-
-
-# --- The data set
-
-
-def make_dataset(**changes) -> MixingDataset:
-    options = {"config": MixingConfig(session_seconds=3.0, conversations_per_epoch=6), "seed": 5, "pool": POOL}
-    return MixingDataset(**{**options, **changes})
-
-
-def same(first, second) -> bool:
-    return torch.equal(first.audio, second.audio) and torch.equal(first.targets, second.targets)
-
-
-def test_a_conversation_is_a_function_of_its_numbers():
-    data = make_dataset()
-    reference = data.conversation(1, 0, 2)
-    assert same(reference, make_dataset(pool=make_pool()).conversation(1, 0, 2))
-    others = [data.conversation(*numbers) for numbers in [(2, 0, 2), (1, 1, 2), (1, 0, 3)]]
-    others += [make_dataset(seed=6).conversation(1, 0, 2), make_dataset(rank=1, world_size=2).conversation(1, 0, 2)]
-    assert not any(same(reference, other) for other in others)
-
-
-def test_workers_give_the_same_conversations_as_asking_for_them():
-    data = make_dataset()
-    loader = DataLoader(data, batch_size=None, num_workers=2, persistent_workers=True)
-    for epoch in (0, 1):
-        data.set_epoch(epoch)  # must reach workers that are already running
-        got = {item.recording: item for item in loader}
-        assert len(got) == 6
-        for worker in range(2):
-            for number in range(3):
-                assert same(got[f"mixed-{epoch}-0-{worker}-{number}"], data.conversation(epoch, worker, number))
-
-
-def test_ranks_share_the_epoch_evenly():
-    config = MixingConfig(session_seconds=3.0, conversations_per_epoch=7)
-    lengths = [len(list(make_dataset(config=config, rank=rank, world_size=2))) for rank in range(2)]
-    assert lengths == [3, 3] == [len(make_dataset(config=config, rank=rank, world_size=2)) for rank in range(2)]
-
-
-def test_items_have_targets_in_order_of_arrival_and_collate():
-    items = list(make_dataset(num_slots=5))
-    batch = collate(items)
-    assert batch.audio.shape == (6, 3 * RATE)
-    assert batch.targets.shape == (6, 38, 5)
-    for item in items:
-        first = torch.where(item.targets.any(0), item.targets.argmax(0), 99)
-        assert (first.diff() >= 0).all()
-
-
-def test_more_speakers_than_slots_are_refused_at_once():
-    with pytest.raises(ValueError, match="allows 4 speakers, but the model has 3 slots"):
-        make_dataset(num_slots=3)
-
-
-def test_written_conversations_read_back_as_they_were_mixed(tmp_path):
-    manifest = write_conversations(POOL, CLEAN, tmp_path, count=2, seed=9)
-    entries = read_manifest(manifest)
-    assert len(entries) == 2
-    for number, entry in enumerate(entries):
-        audio, segments = simulate_conversation(POOL, CLEAN, np.random.default_rng([9, number]))
-        written, rate = soundfile.read(entry.audio_filepath, dtype="float32")
-        assert rate == RATE
-        np.testing.assert_allclose(written, audio, atol=1e-4)
-        (read,) = read_rttm(entry.rttm_filepath).values()
-        options = {"num_samples": len(audio), "num_slots": 4}
-        assert (frame_targets(read, **options) != frame_targets(segments, **options)).mean() < 0.01  # RTTM has 1 ms
-        assert entry.num_speakers == len({segment.speaker for segment in segments})
-
-
-# --- The config
-
-
-@pytest.mark.parametrize(
-    "changes, match",
-    [
-        ({"overlap_free_share": 1.5}, r"`overlap_free_share` must be in \[0, 1\], but is 1.5"),
-        ({"speed_range": [1.2, 0.8]}, "`speed_range` must be a pair"),
-        ({"turn_seconds": [0.0, 3.0]}, "`turn_seconds` must be positive"),
-        ({"session_seconds": 0.0}, "`session_seconds` must be more than 0"),
-        ({"speaker_count_weights": [0.0]}, "`speaker_count_weights`"),
-        ({"sparse_silence": [0.5, 1.0]}, "`sparse_silence`"),
-        ({"output_dbfs": [-20.0, 0.0]}, "`output_dbfs`"),
-        ({"same_voice_ratio": 1.0}, "`same_voice_ratio`"),
-        ({"events_per_minute": -1.0}, "`events_per_minute`"),
-        ({"sesion_seconds": 3.0}, "Did you mean `session_seconds`"),
-    ],
-)
-def test_a_wrong_setting_names_itself(changes, match):
-    with pytest.raises(ConfigError, match=match):
-        from_cfg(MixingConfig, changes)
 
 
 def test_real_voices_give_varied_conversations(speech_data):

@@ -2,20 +2,24 @@
 """Conversations mixed on the fly from single-speaker utterances.
 
 `pool` holds the voices, `conversation` plans who speaks when, `acoustics` adds room, noise and channel, `simulate`
-puts the three together, `dataset` feeds the result to training or writes it to files, and `synthetic` makes voices.
+puts the three together, and `dataset` feeds the result to training or writes it to files. `synthetic` makes voices,
+and `recorded` adds real conversations: excerpts of them, and the sound of their rooms behind the mixed ones.
 """
 
-from nemo_sortformer.data.mixing.dataset import MixingDataset, build_pool, write_conversations
+from nemo_sortformer.data.mixing.dataset import MixingDataset, build_pool, build_recorded, write_conversations
 from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
 from nemo_sortformer.data.mixing.pool import PoolError, UtterancePool
+from nemo_sortformer.data.mixing.recorded import RecordedConversations
 from nemo_sortformer.data.mixing.simulate import simulate_conversation
 from nemo_sortformer.data.mixing.synthetic import synthetic_pool
 
 __all__ = [
     "MixingDataset",
     "PoolError",
+    "RecordedConversations",
     "UtterancePool",
     "build_pool",
+    "build_recorded",
     "pool_from_manifest",
     "simulate_conversation",
     "synthetic_pool",

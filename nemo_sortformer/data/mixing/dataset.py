@@ -45,11 +45,25 @@ def build_pool(config: MixingConfig) -> UtterancePool:
     return pool
 
 
-def build_recorded(config: MixingConfig) -> RecordedConversations | None:
-    """Read the real conversations that a config names, or None where it names none."""
+def build_recorded(config: MixingConfig, *, max_speakers: int | None = None) -> RecordedConversations | None:
+    """Read the real conversations that a config names, or None where it names none.
+
+    Args:
+        config: what to mix.
+        max_speakers: largest number of speakers in an excerpt; None: any.
+
+    Raises:
+        ManifestError: a line of the manifest cannot be read.
+        PoolError: a recording or its labels cannot be used, or has no excerpt with so few speakers.
+    """
     if config.recorded_manifest is None:
         return None
-    return RecordedConversations.from_manifest(config.recorded_manifest, split=config.recorded_split)
+    recorded = RecordedConversations.from_manifest(
+        config.recorded_manifest, split=config.recorded_split, max_speakers=max_speakers
+    )
+    if config.recorded_share > 0:
+        recorded.check(config)
+    return recorded
 
 
 class MixingDataset(IterableDataset[DiarizationItem]):
@@ -69,7 +83,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
 
     Raises:
         ValueError: conversations may have more speakers than there are slots.
-        PoolError: there are too few voices.
+        PoolError: there are too few voices, or a recorded conversation cannot be used.
     """
 
     def __init__(
@@ -94,7 +108,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
             raise ValueError(f"`rank` must be in [0, world_size), but is {rank} of {world_size}.")
         self.config = config
         self.pool = build_pool(config) if pool is None else pool
-        self.recorded = build_recorded(config)
+        self.recorded = build_recorded(config, max_speakers=num_slots)
         if len(self.pool) < most:
             raise PoolError(f"`speaker_count_weights` allows {most} speakers, but the pool has {len(self.pool)}.")
         self.num_slots, self.subsampling = num_slots, subsampling
