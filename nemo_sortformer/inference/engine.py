@@ -127,7 +127,7 @@ def _outcomes(
             lengths[i] = source.seconds()
         except (ValueError, OSError, RuntimeError) as error:
             yield i, Failure(source.name, str(error))
-    with _evaluating(model):
+    with evaluating(model):
         for batch, audio in _read_ahead(sources, _batches(lengths, options), model.config.sample_rate, options):
             good: list[int] = []
             for i, samples in zip(batch, audio, strict=True):
@@ -174,7 +174,8 @@ def _read_ahead(
             yield batch, audio
 
 
-def _outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
+def network_outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
+    """Run recordings, shape (samples,) each, as one batch; a single long one window by window."""
     if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
         return batch_outputs(model, recordings)
     if options.config.assignment == "clustering":
@@ -193,7 +194,7 @@ def _safe_outputs(
     if not recordings:
         return []
     try:
-        return [*_outputs(model, recordings, options)]
+        return [*network_outputs(model, recordings, options)]
     except ConfigError:
         raise
     except (RuntimeError, ValueError, MemoryError) as error:
@@ -236,7 +237,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _evaluating(model: SortformerDiarizer) -> Iterator[None]:
+def evaluating(model: SortformerDiarizer) -> Iterator[None]:
     """Put the model in evaluation mode, and back afterwards."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()
