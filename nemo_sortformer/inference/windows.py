@@ -21,6 +21,9 @@ WINDOW_SECONDS = 20.0
 """Length of a window where embeddings are clustered afterwards."""
 CONTEXT_SECONDS = 2.0
 """Heard on each side of a window, beyond what is kept of it."""
+BLOCK_SECONDS = 600.0
+"""So much of a recording has its level set, and its mel features made and normalized, at once: the quiet minutes of a
+meeting must not be made as loud as the others, and memory must not grow with the length."""
 MIN_SECONDS = 0.2
 """Shorter recordings are padded with silence to this: the encoder needs a few frames for its normalization."""
 
@@ -75,19 +78,29 @@ def plan_windows(num_frames: int, *, window_frames: int, context_frames: int) ->
 
 def batch_outputs(model: SortformerDiarizer, recordings: list[np.ndarray]) -> list[Outputs]:
     """Run recordings, shape (samples,) each, as one batch; each result is cut to its own recording's length."""
+    with torch.inference_mode():
+        mel, lengths = _mel_of(model, recordings)
+        return run_features(model, mel, lengths, [frames_of(model, len(audio)) for audio in recordings])
+
+
+def _mel_of(model: SortformerDiarizer, recordings: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Mel features (recordings, bands, hops) of recordings padded to the same length, and their valid hops."""
     shortest = math.ceil(MIN_SECONDS * model.config.sample_rate)
     lengths = torch.tensor([max(len(audio), shortest) for audio in recordings])
     signal = torch.zeros(len(recordings), int(lengths.max()))
     for row, audio in zip(signal, recordings, strict=True):
         row[: len(audio)] = torch.from_numpy(np.ascontiguousarray(audio))
-    with torch.inference_mode():
-        output = model(audio_signal=signal.to(model.device), audio_signal_length=lengths.to(model.device))
-        probs = output.probs.float().cpu()
-        embeddings = None if output.embeddings is None else output.embeddings.float().cpu()
-        valid = output.lengths.cpu()
+    return model.mel_features(signal.to(model.device), lengths.to(model.device))
+
+
+def run_features(model: SortformerDiarizer, mel: Tensor, mel_lengths: Tensor, most_frames: list[int]) -> list[Outputs]:
+    """Run mel features as one batch; each result has its own valid frames, at most `most_frames` of them."""
+    output = model.forward_features(mel, mel_lengths)
+    probs = output.probs.float().cpu()
+    embeddings = None if output.embeddings is None else output.embeddings.float().cpu()
     results = []
-    for i, audio in enumerate(recordings):
-        frames = min(int(valid[i]), frames_of(model, len(audio)))
+    for i, (valid, most) in enumerate(zip(output.lengths.tolist(), most_frames, strict=True)):
+        frames = min(valid, most)
         vectors = None if embeddings is None else embeddings[i, :frames].clone().numpy()
         results.append(Outputs(probs[i, :frames].clone().numpy(), vectors))
     return results
@@ -122,26 +135,52 @@ def windowed_outputs(
     Returns:
         Probabilities (frames, slots) and embeddings (frames, dim) of the whole recording.
     """
-    frame = model.hop_samples * model.subsampling
-    total = frames_of(model, len(audio))
-    windows = plan_windows(
-        total,
-        window_frames=round(window_seconds / model.frame_seconds),
-        context_frames=round(context_seconds / model.frame_seconds),
-    )
     probs: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
     before: tuple[Window, np.ndarray] | None = None
-    for group in _groups(windows, batch_size):
-        pieces = [audio[w.first * frame : w.last * frame if w.last < total else None] for w in group]
-        for window, output in zip(group, batch_outputs(model, pieces), strict=True):
-            ordered = output.probs if before is None else _in_order_of(before, window, output.probs)
-            before = window, ordered
-            kept = slice(window.keep_first - window.first, window.keep_last - window.first)
-            probs.append(ordered[kept])
-            if output.embeddings is not None:
-                embeddings.append(output.embeddings[kept])
+    for window, output in _window_outputs(model, audio, window_seconds, context_seconds, batch_size):
+        ordered = output.probs if before is None else _in_order_of(before, window, output.probs)
+        before = window, ordered
+        kept = slice(window.keep_first - window.first, window.keep_last - window.first)
+        probs.append(ordered[kept])
+        if output.embeddings is not None:
+            embeddings.append(output.embeddings[kept])
     return Outputs(np.concatenate(probs), np.concatenate(embeddings) if embeddings else None)
+
+
+def _window_outputs(
+    model: SortformerDiarizer, audio: np.ndarray, window_seconds: float, context_seconds: float, batch_size: int
+) -> Iterator[tuple[Window, Outputs]]:
+    """Run all windows of a recording; the mel features are made, and normalized, block by block."""
+    total, step = frames_of(model, len(audio)), model.subsampling
+    samples_per_frame = model.hop_samples * step
+    context = round(context_seconds / model.frame_seconds)
+    size = round(window_seconds / model.frame_seconds)
+    longest = max(round(BLOCK_SECONDS / model.frame_seconds), size)
+    for block in plan_windows(total, window_frames=longest, context_frames=context):
+        piece = audio[
+            block.first * samples_per_frame : None if block.last == total else block.last * samples_per_frame
+        ]
+        with torch.inference_mode():
+            mel, mel_length = _mel_of(model, [piece])
+        for group in _groups(
+            plan_windows(block.last - block.first, window_frames=size, context_frames=context), batch_size
+        ):
+            with torch.inference_mode():
+                parts = [mel[0, :, w.first * step : min(w.last * step, int(mel_length[0]))] for w in group]
+                hops = torch.tensor([part.shape[1] for part in parts], device=mel.device)
+                batch = torch.nn.utils.rnn.pad_sequence([part.T for part in parts], batch_first=True).mT
+                results = run_features(model, batch, hops, [w.last - w.first for w in group])
+            for w, output in zip(group, results, strict=True):
+                window = _in_recording(w, block)
+                if window.keep_first < window.keep_last:
+                    yield window, output
+
+
+def _in_recording(window: Window, block: Window) -> Window:
+    """A window of a block as one of the recording; what the block does not keep, it does not keep either."""
+    first, last, keep_first, keep_last = (frame + block.first for frame in window)
+    return Window(first, last, max(keep_first, block.keep_first), min(keep_last, block.keep_last))
 
 
 def _in_order_of(before: tuple[Window, np.ndarray], window: Window, probs: np.ndarray) -> np.ndarray:

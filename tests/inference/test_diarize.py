@@ -45,14 +45,14 @@ def test_a_bad_file_costs_only_itself(tiny_model, wav, tmp_path):
 
 def test_a_recording_that_breaks_the_model_costs_only_itself(tiny_model, wav, monkeypatch):
     paths = [wav("a.wav", 1.0), wav("b.wav", 1.5, seed=1), wav("c.wav", 2.0, seed=2)]
-    forward = type(tiny_model).forward
+    mel_features = type(tiny_model).mel_features
 
     def fragile(self, audio_signal, audio_signal_length):
         if 24000 in audio_signal_length.tolist():
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, audio_signal, audio_signal_length)
+        return mel_features(self, audio_signal, audio_signal_length)
 
-    monkeypatch.setattr(type(tiny_model), "forward", fragile)
+    monkeypatch.setattr(type(tiny_model), "mel_features", fragile)
     failures = []
     results = diarize_recordings(tiny_model, paths, batch_size=3, failures=failures)
     assert [r.recording for r in results] == ["a", "c"]
@@ -169,14 +169,17 @@ def test_wrong_settings_stop_the_run_instead_of_failing_each_file(tiny_model, wa
 
 def test_long_recordings_run_in_windows(tiny_model, make_audio, monkeypatch):
     lengths = []
-    real = windows.batch_outputs
-    monkeypatch.setattr(
-        windows, "batch_outputs", lambda model, pieces: lengths.extend(map(len, pieces)) or real(model, pieces)
-    )
+    real = windows.run_features
+
+    def watched(model, mel, hops, most_frames):
+        lengths.extend(hops.tolist())
+        return real(model, mel, hops, most_frames)
+
+    monkeypatch.setattr(windows, "run_features", watched)
     (result,) = diarize_recordings(
         tiny_model, make_audio(50.0), sample_rate=16000, max_seconds_one_pass=20.0, overlap_seconds=5.0
     )
-    assert max(lengths) == 20 * 16000
+    assert max(lengths) == 20 * 100
     assert len(result.probs) == 625
     assert result.duration == 50.0
 

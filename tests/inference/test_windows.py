@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,16 +74,16 @@ def test_slots_that_swap_between_windows_are_put_back(monkeypatch, tiny_model, m
     truth = (np.random.default_rng(0).random((frames_of(tiny_model, 30 * 16000), 4)) > 0.5).astype(np.float32)
     calls = []
 
-    def shuffled(model, pieces):
+    def shuffled(model, mel, lengths, most_frames):
         results = []
-        for piece in pieces:
+        for piece in mel:
             first = len(calls) * 50 if len(calls) * 50 + 100 <= len(truth) else len(truth) - 100
             order = np.random.default_rng(len(calls)).permutation(4) if calls else np.arange(4)
             calls.append(len(piece))
             results.append(windows.Outputs(truth[first : first + 100][:, order], None))
         return results
 
-    monkeypatch.setattr(windows, "batch_outputs", shuffled)
+    monkeypatch.setattr(windows, "run_features", shuffled)
     output = windowed_outputs(tiny_model, make_audio(30.0), window_seconds=8.0, context_seconds=2.0)
     assert len(calls) > 5
     np.testing.assert_array_equal(output.probs, truth)
@@ -91,12 +92,43 @@ def test_slots_that_swap_between_windows_are_put_back(monkeypatch, tiny_model, m
 
 def test_memory_depends_on_the_window(monkeypatch, tiny_model, make_audio):
     longest = []
-    real = batch_outputs
+    real = windows.run_features
 
-    def watched(model, pieces):
-        longest.append(sum(len(piece) for piece in pieces))
-        return real(model, pieces)
+    def watched(model, mel, lengths, most_frames):
+        longest.append(mel.shape[0] * mel.shape[2])
+        return real(model, mel, lengths, most_frames)
 
-    monkeypatch.setattr(windows, "batch_outputs", watched)
+    monkeypatch.setattr(windows, "run_features", watched)
     windowed_outputs(tiny_model, make_audio(120.0), window_seconds=10.0, context_seconds=1.0, batch_size=2)
-    assert max(longest) <= 2 * 10.0 * 16000
+    assert max(longest) <= 2 * 10.0 * 100
+
+
+def test_a_window_has_the_level_and_normalization_of_the_recording(monkeypatch, tiny_model, make_audio):
+    audio = make_audio(24.0)
+    audio[len(audio) // 2 :] *= 1e-3  # by itself, the quiet half would be made as loud as the other
+    with torch.inference_mode():
+        whole, _ = tiny_model.mel_features(torch.from_numpy(audio)[None], torch.tensor([len(audio)]))
+    heard = []
+    real = windows.run_features
+
+    def watched(model, mel, lengths, most_frames):
+        heard.extend(part[:, :length] for part, length in zip(mel, lengths.tolist(), strict=True))
+        return real(model, mel, lengths, most_frames)
+
+    monkeypatch.setattr(windows, "run_features", watched)
+    windowed_outputs(tiny_model, audio, window_seconds=8.0, context_seconds=1.0)
+    plans = plan_windows(frames_of(tiny_model, len(audio)), window_frames=100, context_frames=12)
+    assert len(heard) == len(plans) > 2
+    for part, plan in zip(heard, plans, strict=True):
+        torch.testing.assert_close(part, whole[0, :, plan.first * 8 : plan.last * 8], rtol=0, atol=0)
+
+
+def test_blocks_cover_the_whole_recording(monkeypatch, tiny_model, make_audio):
+    monkeypatch.setattr(windows, "BLOCK_SECONDS", 20.0)
+    audio = make_audio(61.0)
+    total, kept = frames_of(tiny_model, len(audio)), []
+    for window, output in windows._window_outputs(tiny_model, audio, 8.0, 1.0, 3):
+        assert len(output.probs) == window.last - window.first
+        kept.extend(range(window.keep_first, window.keep_last))
+    assert kept == list(range(total))
+    assert len(windowed_outputs(tiny_model, audio, window_seconds=8.0, context_seconds=1.0).probs) == total

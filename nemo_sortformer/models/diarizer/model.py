@@ -115,12 +115,25 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
             audio_signal: at `sample_rate`, any level, shape (batch, samples).
             audio_signal_length: valid samples per recording, shape (batch,).
         """
+        mel, mel_lengths = self.mel_features(audio_signal, audio_signal_length)
+        if self.spec_augmentation is not None and self.training:
+            mel = self.spec_augmentation(input_spec=mel, length=mel_lengths)
+        return self.forward_features(mel, mel_lengths)
+
+    def mel_features(self, audio_signal: Tensor, audio_signal_length: Tensor) -> tuple[Tensor, Tensor]:
+        """Set the level of each recording and turn it into mel features, arguments as in :meth:`forward`.
+
+        Returns:
+            Features, shape (batch, bands, hops), and the valid hops per recording, shape (batch,).
+        """
         audio = set_level(audio_signal, audio_signal_length, self.config.level)
         mel, mel_lengths = self.preprocessor(input_signal=audio, length=audio_signal_length)
         mel_lengths = mel_lengths.clamp(min=1)  # less than one hop of audio still is a frame
-        mel = mel[:, :, : max(1, audio.shape[1] // self.hop_samples)]  # the preprocessor rounds up to a multiple of 16
-        if self.spec_augmentation is not None and self.training:
-            mel = self.spec_augmentation(input_spec=mel, length=mel_lengths)
+        # the preprocessor rounds up to a multiple of 16
+        return mel[:, :, : max(1, audio.shape[1] // self.hop_samples)], mel_lengths
+
+    def forward_features(self, mel: Tensor, mel_lengths: Tensor) -> DiarizerOutput:
+        """The network behind the mel features: they may be a part of a longer recording's, normalized as a whole."""
         features, lengths = self.encoder(audio_signal=mel, length=mel_lengths)
         features = features.transpose(1, 2)
         mask = lengths_to_mask(lengths, features.shape[1])
