@@ -170,9 +170,9 @@ def write_conversations(
     """
     if audio_format not in ("flac", "wav"):
         raise ValueError(f"`audio_format` must be `flac` or `wav`, but is `{audio_format}`.")
+    recorded = build_recorded(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recorded = build_recorded(config)
     lines = []
     for number in range(count):
         audio, segments = simulate_conversation(pool, config, np.random.default_rng([seed, number]), recorded)
