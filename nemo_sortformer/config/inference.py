@@ -75,6 +75,9 @@ class ClusteringConfig:
         for name in ("min_frames", "smooth_frames", "posterior_frames", "refinements", "overlap_window_frames"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        for name in ("smooth_frames", "posterior_frames", "overlap_window_frames"):
+            if getattr(self, name) % 2 == 0:
+                raise ConfigError(f"`{name}` must be odd, as it has a middle frame, but is {getattr(self, name)}.")
         if self.max_speakers is not None and self.max_speakers < 1:
             raise ConfigError(f"`max_speakers` must be at least 1 or null, but is {self.max_speakers}.")
         if self.max_clustered_frames < 2:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import uniform_filter1d
+from scipy.spatial.distance import pdist
 
 from nemo_sortformer.config.inference import ClusteringConfig
 
@@ -37,25 +38,31 @@ def cluster_probabilities(
 
     Returns:
         Speech probabilities, shape (frames, speakers), columns in the order in which the speakers are first likely.
+        At each frame the largest of them is the probability that anybody speaks: no speech is lost between speakers.
+
+    Raises:
+        ValueError: the two differ in their frames, or have NaN in them.
     """
+    _check(embeddings, probs)
     config = config or ClusteringConfig()
-    highest = num_speakers or max_speakers or config.max_speakers or probs.shape[1]
     lowest = num_speakers or min_speakers or 1
-    highest = max(highest, lowest)
+    highest = max(num_speakers or max_speakers or config.max_speakers or probs.shape[1], lowest)
     speech, overlap = speech_and_overlap(probs)
-    smooth = _unit(uniform_filter1d(embeddings.astype(np.float32), config.smooth_frames, axis=0, mode="nearest"))
-    clean = np.flatnonzero((speech > config.speech_threshold) & (overlap < 0.5))
+    heard = np.flatnonzero(speech > config.speech_threshold)
+    clean = heard[overlap[heard] < 0.5]
+    if len(clean) < 2:
+        clean = heard  # they never speak one by one: better mixed voices than none
     if len(clean) < 2:
         return speech[:, None].astype(np.float32)
-    centroids = _find_centroids(smooth[clean], config, lowest, highest)
-    posterior = np.ones((len(speech), 1))
-    for _ in range(config.refinements):
-        posterior = speaker_posterior(smooth, centroids, config)
-        weight = posterior[clean] ** 2
-        centroids = _unit(weight.T @ smooth[clean])
+    smooth = _unit(uniform_filter1d(embeddings.astype(np.float32), config.smooth_frames, axis=0, mode="nearest"))
+    centroids = _refine(_find_centroids(smooth[clean], config, lowest, highest), smooth, clean, config)
+    posterior = speaker_posterior(smooth, centroids, config)
+    frames, first = np.arange(len(posterior)), posterior.argmax(axis=1)
     result = speech[:, None] * posterior
+    result[frames, first] = speech
     if config.overlap and result.shape[1] > 1:
-        result = _add_second_speaker(result, overlap, config.overlap_window_frames)
+        second = _second_speaker(result, first, config.overlap_window_frames)
+        result[frames, second] = np.maximum(result[frames, second], overlap)
     arrival = np.where((result > 0.5).any(axis=0), (result > 0.5).argmax(axis=0), len(result))
     return np.ascontiguousarray(result[:, np.argsort(arrival, kind="stable")], dtype=np.float32)
 
@@ -85,26 +92,53 @@ def speaker_posterior(embeddings: np.ndarray, centroids: np.ndarray, config: Clu
     return score / score.sum(axis=1, keepdims=True)
 
 
+def _refine(centroids: np.ndarray, smooth: np.ndarray, clean: np.ndarray, config: ClusteringConfig) -> np.ndarray:
+    """Move the centroids to the frames that they attract; one that attracts none stays."""
+    for _ in range(config.refinements):
+        sums = (speaker_posterior(smooth, centroids, config)[clean] ** 2).T @ smooth[clean]
+        attracts = np.linalg.norm(sums, axis=1, keepdims=True) > _TINY
+        centroids = np.where(attracts, _unit(sums), centroids)
+    return centroids
+
+
 def _find_centroids(frames: np.ndarray, config: ClusteringConfig, lowest: int, highest: int) -> np.ndarray:
-    """Average-linkage clusters of unit vectors (frames, dim), cut where speakers differ; unit centroids."""
+    """Average-linkage clusters of at least two unit vectors (frames, dim), cut where speakers differ; unit centroids.
+
+    Where more clusters than `highest` are large, the largest is chosen, and then those that add most to the chosen
+    ones: large, and far from them. So two halves of one speaker do not crowd out somebody who speaks less.
+    """
     stride = -(-len(frames) // config.max_clustered_frames)
-    if stride > 1:  # neighbours are alike: their means stand for them, so that memory does not grow with length
-        usable = len(frames) // stride * stride
-        frames = _unit(frames[:usable].reshape(-1, stride, frames.shape[1]).mean(axis=1))
-    tree = linkage(frames, "average", metric="cosine")
+    frames = frames[::stride]  # neighbours are alike, as they were smoothed; so memory does not grow with length
     least = max(1, round(config.min_frames / stride))
+    tree = linkage(np.nan_to_num(pdist(frames, "cosine"), copy=False, nan=1.0), "average")  # NaN: a vector of zeros
     labels = fcluster(tree, 1 - config.threshold, "distance")
     large = _large_clusters(labels, least)
-    count = len(large)
-    if count < lowest:  # cut deeper, until enough clusters are large enough to be somebody
-        for parts in range(lowest, min(8 * lowest + 8, len(frames)) + 1):
+    if len(large) < lowest:
+        labels, large = _cut_deeper(tree, least, lowest)
+        highest = lowest
+    if len(large) == 0:
+        large = np.array([np.bincount(labels).argmax()])
+    centroids = _unit(np.stack([frames[labels == label].mean(axis=0) for label in large]))
+    sizes = np.array([(labels == label).sum() for label in large])
+    chosen = [0]
+    while len(chosen) < min(highest, len(large)):
+        gain = sizes * (1 + _TINY - (centroids @ centroids[chosen].T).max(axis=1))
+        gain[chosen] = -np.inf
+        chosen.append(int(gain.argmax()))
+    return centroids[chosen]
+
+
+def _cut_deeper(tree: np.ndarray, least: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of a cut with `count` large clusters, and these; what is large shrinks where speech is short."""
+    while True:
+        for parts in range(count, max(count, min(8 * count + 8, len(tree) + 1)) + 1):
             labels = fcluster(tree, parts, "maxclust")
             large = _large_clusters(labels, least)
-            if len(large) >= lowest:
-                break
-        highest = max(min(highest, len(large)), 1)
-    chosen = large[:highest] if len(large) else np.array([np.bincount(labels).argmax()])
-    return _unit(np.stack([frames[labels == label].mean(axis=0) for label in chosen]))
+            if len(large) >= count:
+                return labels, large
+        if least == 1:
+            return labels, large
+        least //= 2
 
 
 def _large_clusters(labels: np.ndarray, least: int) -> np.ndarray:
@@ -114,15 +148,25 @@ def _large_clusters(labels: np.ndarray, least: int) -> np.ndarray:
     return order[sizes[order] >= max(least, 1)]
 
 
-def _add_second_speaker(result: np.ndarray, overlap: np.ndarray, window_frames: int) -> np.ndarray:
-    """Where two speak, the second is whoever else speaks most around that frame."""
-    frames = np.arange(len(result))
+def _second_speaker(result: np.ndarray, first: np.ndarray, window_frames: int) -> np.ndarray:
+    """Who speaks most around each frame beside the first, shape (frames,)."""
     around = uniform_filter1d(result, window_frames, axis=0, mode="nearest")
-    around[frames, result.argmax(axis=1)] = -1.0
-    second = around.argmax(axis=1)
-    result = result.copy()
-    result[frames, second] = np.maximum(result[frames, second], overlap)
-    return result
+    around[np.arange(len(result)), first] = -1.0
+    return around.argmax(axis=1)
+
+
+def _check(embeddings: np.ndarray, probs: np.ndarray) -> None:
+    if embeddings.ndim != 2 or probs.ndim != 2 or len(embeddings) != len(probs):
+        raise ValueError(
+            f"`embeddings` and `probs` must be (frames, dim) and (frames, slots) of the same frames, but are "
+            f"{embeddings.shape} and {probs.shape}."
+        )
+    for name, values in (("embeddings", embeddings), ("probs", probs)):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"`{name}` must be numbers, but has NaN or infinity in it: the model's weights or the audio it was "
+                "given are not finite."
+            )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
