@@ -30,7 +30,8 @@ _HOMES = {
     "nemo_sortformer.data.seglst": ("read_seglst", "write_seglst"),
     "nemo_sortformer.data.manifest": ("read_manifest",),
     "nemo_sortformer.data.validate": ("validate_manifest",),
-    "nemo_sortformer.models.diarizer": ("SortformerDiarizer", "load_shipped"),
+    "nemo_sortformer.models.diarizer": ("SortformerDiarizer",),
+    "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
     "nemo_sortformer.inference.diarize": ("diarize_files",),
 }
@@ -94,9 +95,10 @@ if TYPE_CHECKING:
         permutation_invariant_loss,
         sorted_label_cross_entropy,
     )
+    from nemo_sortformer.inference.checkpoint import load_shipped
     from nemo_sortformer.inference.diarize import diarize_files
     from nemo_sortformer.inference.results import Diarization
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
     from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
-    from nemo_sortformer.models.diarizer import SortformerDiarizer, load_shipped
+    from nemo_sortformer.models.diarizer import SortformerDiarizer
     from nemo_sortformer.modules import AffinityHead, SortformerEncoder, SpeakerHead, TransformerStateEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
@@ -27,6 +27,23 @@ def shipped_checkpoint() -> Path:
             "Install the package again, or name a .nemo file (`--model` on the command line)."
         )
     return path
+
+
+def load_shipped(**options: Any) -> SortformerDiarizer:
+    """Load the diarizer that ships with the package, ready for inference.
+
+    Args:
+        options: those of `SortformerDiarizer.restore_from`, e.g. `map_location`; by default NeMo takes a GPU where
+            there is one.
+
+    Raises:
+        FileNotFoundError: this installation has none.
+    """
+    path = shipped_checkpoint()
+    from nemo_sortformer.models.diarizer import SortformerDiarizer
+
+    model: SortformerDiarizer = SortformerDiarizer.restore_from(str(path), **options).eval()
+    return model
 
 
 def load_model(model: str | Path | None = None, *, device: str | None = None) -> SortformerDiarizer:

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from nemo_sortformer.config.inference import ClusteringConfig
 from nemo_sortformer.config.merge import ConfigError
-from nemo_sortformer.inference.clustering import cluster_probabilities, speaker_posterior, speech_and_overlap
+from nemo_sortformer.inference.clustering import (
+    _refine,
+    cluster_probabilities,
+    speaker_posterior,
+    speech_and_overlap,
+)
 
 SHORT = ClusteringConfig(smooth_frames=3, posterior_frames=3, min_frames=5)
 
@@ -172,7 +177,34 @@ def test_two_who_never_speak_one_by_one_are_two():
     rng = np.random.default_rng(0)
     embeddings = unit(np.eye(8)[0] + 0.1 * rng.standard_normal((60, 8)))
     found = cluster_probabilities(embeddings, np.full((60, 2), 0.95), SHORT, num_speakers=2)
+    assert found.shape == (60, 2)
     assert (found > 0.5).all()
+
+
+def test_the_second_speaker_is_whoever_speaks_around():
+    voices = np.eye(4)
+    which = np.repeat([2, 0, 1, 0, 1], 30)
+    embeddings, probs = voices[which], np.full((150, 4), 0.01)
+    probs[:, 0] = 0.99
+    probs[100:105, 1] = 0.99  # amid the turn of the first; the voice is a bit like that of the third
+    embeddings[100:105] = unit(voices[0] + 0.2 * voices[2] + 0.1 * voices[1])
+    config = ClusteringConfig(smooth_frames=1, posterior_frames=1, overlap_window_frames=51)
+    found = cluster_probabilities(embeddings, probs, config) > 0.5
+    assert found[102].tolist() == [False, True, True], "the columns are the voices 2, 0, 1"
+
+
+def test_clusters_that_split_together_do_not_exceed_what_is_demanded():
+    embeddings, probs = np.eye(3)[np.repeat([0, 1, 2], 30)], np.full((90, 4), 0.01)
+    probs[:, 0] = 0.99
+    config = ClusteringConfig(smooth_frames=1, posterior_frames=1, threshold=-0.5)
+    assert cluster_probabilities(embeddings, probs, config).shape[1] == 1
+    assert cluster_probabilities(embeddings, probs, config, min_speakers=2).shape[1] == 2
+
+
+def test_a_centroid_that_attracts_nobody_stays():
+    config = ClusteringConfig(sharpness=1000.0, posterior_frames=1)
+    smooth = np.tile(np.array([[1.0, 0.0]], np.float32), (9, 1))
+    np.testing.assert_allclose(_refine(np.eye(2, dtype=np.float32), smooth, np.arange(9), config), np.eye(2))
 
 
 @pytest.mark.parametrize("embedding", [np.zeros(8), np.eye(8)[0]], ids=["zeros", "all equal"])

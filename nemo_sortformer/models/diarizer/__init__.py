@@ -2,6 +2,5 @@
 """The diarization model: who speaks when."""
 
 from nemo_sortformer.models.diarizer.model import DiarizerOutput, SortformerDiarizer
-from nemo_sortformer.models.diarizer.shipped import load_shipped
 
-__all__ = ["DiarizerOutput", "SortformerDiarizer", "load_shipped"]
+__all__ = ["DiarizerOutput", "SortformerDiarizer"]
