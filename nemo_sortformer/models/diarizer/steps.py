@@ -20,6 +20,7 @@ from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountA
 from nemo_sortformer.models.diarizer import build
 from nemo_sortformer.models.diarizer.collar import CollarErrorRate
 from nemo_sortformer.models.diarizer.frame_mean import FrameMean
+from nemo_sortformer.models.diarizer.loader_names import neutral_names
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Audio (batch, samples), its lengths (batch,), targets (batch, frames, slots), their lengths (batch,)."""
@@ -52,6 +53,20 @@ class DiarizerSteps:
         """Make the loader of the training data."""
         self._update_dataset_config(dataset_name="train", config=train_data_config)
         self._train_dl = self._make_loader(train_data_config, name="train_ds")
+
+    def setup_multiple_validation_data(self, val_data_config: Any) -> None:
+        """Make the loaders of validation data, one per manifest; :mod:`.loader_names` says what they are called."""
+        self._update_dataset_config(dataset_name="validation", config=val_data_config)
+        with neutral_names(self._cfg.get("validation_ds")) as names:
+            super().setup_multiple_validation_data(None)
+        self._validation_names = names or self._validation_names
+
+    def setup_multiple_test_data(self, test_data_config: Any) -> None:
+        """As :meth:`setup_multiple_validation_data`, for test data."""
+        self._update_dataset_config(dataset_name="test", config=test_data_config)
+        with neutral_names(self._cfg.get("test_ds")) as names:
+            super().setup_multiple_test_data(None)
+        self._test_names = names or self._test_names
 
     def setup_validation_data(self, val_data_config: Any) -> None:
         """Make one loader of validation data; NeMo calls this once per manifest."""
