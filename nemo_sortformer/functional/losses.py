@@ -3,6 +3,7 @@
 
 All take scores before the sigmoid (a sigmoid saturates: a confidently wrong frame would have no gradient), compute in
 float32 whatever the precision around them, never read padding, and give 0 with a gradient where nothing is valid.
+Scores that are not finite give a loss of NaN, never an error: in float16 an overflow now and then is part of training.
 """
 
 import torch
@@ -115,7 +116,7 @@ def permuted_targets(
         The columns of `labels` in their new order, same shape and dtype.
 
     Raises:
-        ValueError: a shape is wrong, or logits or labels are not finite.
+        ValueError: a shape is wrong.
     """
     with torch.no_grad():
         cost = pairwise_bce(logits, labels, lengths, frame_weight=frame_weight, pos_weight=pos_weight)
@@ -164,7 +165,7 @@ def permutation_invariant_loss(
         ``get_pil_targets`` takes the order with the largest product of label and probability instead.
 
     Raises:
-        ValueError: a shape is wrong, or logits or labels are not finite.
+        ValueError: a shape is wrong.
 
     Source: Yu et al. 2017 (arXiv:1607.00325), Fujita et al. 2019 (arXiv:1909.05952).
     """

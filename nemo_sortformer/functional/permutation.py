@@ -100,14 +100,16 @@ def best_assignment(cost: Tensor) -> Tensor:
     """Give each slot one label column so that the summed cost is least (Hungarian algorithm).
 
     Args:
-        cost: [b, i, j] is the cost of label column j in slot i, shape (batch, slots, slots), finite. It is copied to
-            the host once for the whole batch.
+        cost: [b, i, j] is the cost of label column j in slot i, shape (batch, slots, slots). It is copied to the host
+            once for the whole batch.
 
     Returns:
-        Shape (batch, slots), int64, on the device of `cost`: entry i is the label column of slot i.
+        Shape (batch, slots), int64, on the device of `cost`: entry i is the label column of slot i. Where the costs of
+        a recording hold a NaN or an infinity its columns stay as they are: a loss on them is not finite either, so
+        that a gradient scaler leaves out the step, as it does with any overflow in float16.
 
     Raises:
-        ValueError: `cost` has the wrong shape, or holds a NaN or an infinity.
+        ValueError: `cost` has the wrong shape.
 
     Example:
         >>> best_assignment(torch.tensor([[[3.0, 1.0], [1.0, 3.0]]]))
@@ -116,14 +118,7 @@ def best_assignment(cost: Tensor) -> Tensor:
     if cost.dim() != 3 or cost.shape[1] != cost.shape[2]:
         raise ValueError(f"`cost` must be (batch, slots, slots), but has shape {tuple(cost.shape)}.")
     table = cost.detach().double().cpu().numpy()
-    finite = np.isfinite(table).all(axis=(1, 2))
-    if not finite.all():
-        raise ValueError(
-            f"`cost` must be finite, but recording {int(np.argmin(finite))} of the batch has a NaN or an infinity in "
-            "it. The logits or labels it comes from are not finite: lower the learning rate, clip the gradients, or "
-            "look at the audio of that recording."
-        )
-    columns = np.empty(table.shape[:2], dtype=np.int64)
-    for recording, square in enumerate(table):
-        columns[recording] = linear_sum_assignment(square)[1]
+    columns = np.tile(np.arange(table.shape[1]), (len(table), 1))
+    for recording in np.flatnonzero(np.isfinite(table).all(axis=(1, 2))):
+        columns[recording] = linear_sum_assignment(table[recording])[1]
     return torch.from_numpy(columns).to(cost.device)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch.testing import assert_close
 
 from nemo_sortformer.config import ConfigError
@@ -53,7 +54,8 @@ def test_training_logs_what_a_person_watches(our_cfg, tone_manifest, tmp_path):
     trainer.fit(model)
     values = logged(logger)
     parts = {f"train_loss_{name}" for name in ("sort", "pil", "layer", "affinity")}
-    watched = {"train_loss", "train_der", "train_f1", "learning_rate", "grad_norm", "audio_seconds_per_second"}
+    watched = {"train_loss", "learning_rate", "grad_norm", "audio_seconds_per_second"}
+    watched |= {"train_der", "train_f1", "train_speaker_count"}
     assert parts | watched <= set(values)
     assert len(values["train_der"]) == 2  # every second step
     assert min(values["audio_seconds_per_second"]) > 0
@@ -191,6 +193,58 @@ def test_every_parameter_that_trains_gets_a_gradient(our_cfg):
         without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []
     assert isinstance(model.transformer_encoder, SortformerEncoder)
+
+
+def spoil_step(model, number):
+    """Give the encoder's output an infinity in one training step, as an overflow in float16 does."""
+    calls = []
+
+    def hook(module, args, kwargs, output):
+        calls.append(None)
+        features, lengths = output
+        return (features.clone().fill_(float("inf")), lengths) if len(calls) == number else None
+
+    model.encoder.register_forward_hook(hook, with_kwargs=True)
+
+
+def test_an_overflow_in_float16_skips_the_step_and_training_goes_on(our_cfg, tone_manifest):
+    cfg = our_cfg(
+        affinity={"dim": 8},
+        loss={"layer_weight": 0.2, "tie_tolerance": 1},
+        train_ds={"manifest_filepath": tone_manifest([2.0, 2.0, 2.0]), "batch_size": 1},
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    trainer = make_trainer(max_steps=3, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    model = SortformerDiarizer(cfg=cfg, trainer=trainer)
+    spoil_step(model, 2)
+    trainer.fit(model)
+    assert trainer.global_step == 3
+    assert scaler.get_scale() == 32.0
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_without_a_scaler_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(our_cfg, tone_manifest):
+    cfg = our_cfg(train_ds={"manifest_filepath": tone_manifest([2.0, 2.0]), "batch_size": 1})
+    trainer = make_trainer(max_steps=2)
+    model = SortformerDiarizer(cfg=cfg, trainer=trainer)
+    spoil_step(model, 2)
+    with pytest.raises(ValueError, match=r"The loss of step 1 is not finite \(sort nan, .*Lower `optim.lr`"):
+        trainer.fit(model)
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_supervised_layers_need_an_encoder_with_estimates(our_cfg):
+    encoder = {
+        "_target_": "nemo_sortformer.modules.TransformerStateEncoder",
+        "num_layers": 1,
+        "hidden_size": 16,
+        "inner_size": 32,
+        "num_attention_heads": 2,
+    }
+    model = SortformerDiarizer(cfg=our_cfg(transformer_encoder=encoder))
+    batch = (torch.randn(1, 16000), torch.tensor([16000]), torch.zeros(1, 13, 3), torch.tensor([13]))
+    with pytest.raises(ConfigError, match="`model.loss.layer_weight` needs a state encoder"):
+        model.compute_losses(batch)
 
 
 def test_targets_of_another_frame_rate_are_refused(our_cfg):

@@ -27,6 +27,10 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 _STAGES = {"validation": "val", "test": "test"}
 
 
+class LossError(ValueError):
+    """The loss is not finite, so that training cannot go on."""
+
+
 class DiarizerSteps:
     """The training half of :class:`SortformerDiarizer`; it expects the parts that the model has."""
 
@@ -40,7 +44,7 @@ class DiarizerSteps:
             self.affinity_loss = AffinityLoss(
                 scale=affinity.scale, margin=affinity.margin, max_frames=affinity.max_frames
             )
-        self._train_metrics = nn.ModuleDict({"der": DiarizationErrorRate(), "f1": FrameF1()})
+        self._train_metrics = nn.ModuleDict(_frame_metrics())
         for metric in self._train_metrics.values():
             metric.sync_on_compute = False  # a look at this rank's batch is enough, and costs no waiting
         self._eval_metrics = nn.ModuleDict({stage: nn.ModuleList() for stage in _STAGES})
@@ -122,7 +126,12 @@ class DiarizerSteps:
         output, targets, lengths = _match_frames(output, targets, target_lengths)
         parts = self.loss.parts(output.logits, targets, lengths)
         loss = self.loss.total(parts)
-        if self.config.loss.layer_weight and output.layer_logits:
+        if self.config.loss.layer_weight:
+            if not output.layer_logits:
+                raise ConfigError(
+                    "`model.loss.layer_weight` needs a state encoder whose layers estimate the labels: a "
+                    "SortformerEncoder of two layers or more, with `feedback`. Set it to 0, or change the encoder."
+                )
             per_layer = [self._layer_loss(logits, targets, lengths) for logits in output.layer_logits]
             parts["layer"] = torch.stack(per_layer).mean()
             loss = loss + self.config.loss.layer_weight * parts["layer"]
@@ -155,8 +164,13 @@ class DiarizerSteps:
         self._window_start = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One step; each part of the loss is logged by itself, the metrics now and then."""
+        """One step; each part of the loss is logged by itself, the metrics now and then.
+
+        Raises:
+            LossError: the loss is not finite. With `16-mixed` the step is left out instead, by the gradient scaler.
+        """
         loss, parts, (output, targets, lengths) = self.compute_losses(batch)
+        self._check_finite(loss, parts)
         self.log("train_loss", loss.detach(), prog_bar=True)
         self._count_samples(batch[1])
         if self._is_log_step():
@@ -171,6 +185,16 @@ class DiarizerSteps:
             values |= self._throughput()
             self.log_dict(values)
         return {"loss": loss}
+
+    def _check_finite(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
+        """One more step on a loss of NaN, and all weights would be NaN too."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None and not bool(torch.isfinite(loss.detach())):
+            values = ", ".join(f"{name} {float(part.detach()):g}" for name, part in parts.items())
+            raise LossError(
+                f"The loss of step {self.trainer.global_step} is not finite ({values}). Lower `optim.lr`, lengthen "
+                "its warm-up, or set `trainer.gradient_clip_val`; the same command resumes from the last checkpoint."
+            )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient, before it is clipped."""
@@ -216,10 +240,11 @@ class DiarizerSteps:
             "loss": True,
             "loss_sort": self.config.loss.sort_weight > 0,
             "loss_pil": self.config.loss.pil_weight > 0,
+            "loss_layer": self.config.loss.layer_weight > 0,
             "loss_affinity": self.affinity_loss is not None,
         }
         metrics: dict[str, nn.Module] = {name: FrameMean() for name, is_computed in losses.items() if is_computed}
-        metrics |= {"der": DiarizationErrorRate(), "f1": FrameF1(), "speaker_count": SpeakerCountAccuracy()}
+        metrics |= _frame_metrics()
         if self.config.der_collar is not None:
             metrics["der_collar"] = CollarErrorRate(
                 collar=self.config.der_collar, frame_seconds=self.frame_seconds, config=self.config.inference
@@ -283,6 +308,10 @@ class DiarizerSteps:
         self.log_dict(values, on_epoch=True)
         self._eval_metrics[stage] = nn.ModuleList()
         return values
+
+
+def _frame_metrics() -> dict[str, nn.Module]:
+    return {"der": DiarizationErrorRate(), "f1": FrameF1(), "speaker_count": SpeakerCountAccuracy()}
 
 
 def _match_frames(output: Any, targets: Tensor, target_lengths: Tensor) -> tuple[Any, Tensor, Tensor]:
