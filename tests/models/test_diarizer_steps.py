@@ -273,6 +273,15 @@ def test_data_of_another_sample_rate_or_with_a_misspelt_key_are_refused(our_cfg,
         SortformerDiarizer(cfg=our_cfg(train_ds={"manifest_filepath": manifest, "bach_size": 8}))
 
 
+def test_cuts_with_a_schedule_need_a_number_of_steps(our_cfg, tone_manifest):
+    source = {"manifest_filepath": tone_manifest([2.0]), "use_lhotse": True}
+    optim = {"name": "adamw", "lr": 1e-3, "sched": {"name": "CosineAnnealing", "warmup_steps": 1}}
+    with pytest.raises(ConfigError, match="`trainer.max_steps` must be set with lhotse cuts"):
+        SortformerDiarizer(cfg=our_cfg(train_ds=source, optim=optim), trainer=make_trainer(max_epochs=2))
+    optim["sched"]["max_steps"] = 10
+    SortformerDiarizer(cfg=our_cfg(train_ds=source, optim=optim), trainer=make_trainer(max_epochs=2))
+
+
 def test_nemos_form_of_the_data_settings_is_understood(our_cfg, tone_manifest):
     model = SortformerDiarizer(cfg=our_cfg())
     model.setup_training_data(

@@ -101,6 +101,13 @@ class DiarizerSteps:
                 "`trainer.use_distributed_sampler` must be false with lhotse cuts on several devices: the loader "
                 "divides the cuts itself, and Lightning would divide them once more."
             )
+        sched = self._cfg.get("optim", {}).get("sched") or {}
+        endless = trainer is not None and trainer.max_steps < 0 and sched.get("max_steps") is None
+        if name == "train_ds" and config.source == "cuts" and sched and endless:
+            raise ConfigError(
+                "`trainer.max_steps` must be set with lhotse cuts and a learning rate schedule (`optim.sched`): how "
+                "many cuts an epoch has is not known beforehand, so that NeMo cannot work out the schedule's length."
+            )
         hops_per_frame = self.hop_samples * self.subsampling * 100 / self.config.sample_rate
         if hops_per_frame != int(hops_per_frame):
             raise ConfigError(f"An output frame must be a multiple of 10 ms, but is {hops_per_frame * 10:g} ms.")
