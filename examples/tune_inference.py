@@ -4,8 +4,9 @@
     python examples/tune_inference.py --model x.nemo --manifest dev.jsonl --out y.nemo
 
 The network runs once per recording. Then one setting after the other (how embeddings are clustered, thresholds,
-shortest speech and pauses) takes the value with the lowest DER, until none changes. With several `--manifest` the mean
-of their DERs counts. Lines with a `uem_filepath`, or `offset` and `duration`, are scored only there.
+shortest speech and pauses) takes the value with the lowest DER, averaged with its neighbours', until none changes.
+With several `--manifest` the mean of their DERs counts. Lines with a `uem_filepath`, or `offset` and `duration`, are
+scored only there.
 """
 
 import argparse

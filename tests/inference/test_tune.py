@@ -10,6 +10,7 @@ from nemo_sortformer.config.inference import ClusteringConfig, InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.rttm import format_rttm
 from nemo_sortformer.data.segment import Segment
+from nemo_sortformer.inference import engine, windows
 from nemo_sortformer.inference.diarize import diarize_recordings
 from nemo_sortformer.inference.exact_score import Truth
 from nemo_sortformer.inference.score import Condition, score_sessions
@@ -24,6 +25,7 @@ from nemo_sortformer.inference.tune import (
     get,
     run_network,
     save_with,
+    steady,
 )
 from nemo_sortformer.inference.windows import Outputs
 
@@ -121,6 +123,14 @@ def test_of_equally_good_values_the_middle_one_is_taken():
     assert Search(objective, InferenceConfig(onset=0.3, offset=0.3), grids).run().config.onset == 0.5
 
 
+def test_a_value_that_is_good_by_accident_is_not_taken():
+    lucky = dict(zip((0.3, 0.4, 0.5, 0.6, 0.7), (0.30, 0.10, 0.30, 0.12, 0.12), strict=True))
+    rates = steady(lucky)
+    assert min(rates, key=rates.get) == 0.7
+    np.testing.assert_allclose(list(rates.values()), [0.25, 0.2, 0.205, 0.165, 0.12])
+    assert steady({0.5: 0.2}) == {0.5: pytest.approx(0.2)}
+
+
 def test_sets_count_alike_however_long_they_are():
     long = [two_voices(speech=0.9, silence=0.5, seconds=200)]  # wants an onset above 0.5
     short = [two_voices(speech=0.5, silence=0.1, seconds=20)]  # wants one below
@@ -152,8 +162,8 @@ def test_the_clustering_is_tuned_where_it_is_used():
 
 def test_the_network_runs_once_per_recording(tiny_model, labelled, monkeypatch):
     calls = []
-    forward = type(tiny_model).forward
-    monkeypatch.setattr(type(tiny_model), "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    original = windows.batch_outputs
+    monkeypatch.setattr(engine, "batch_outputs", lambda *args: calls.append(1) or original(*args))
     done = []
     tiny_model.train()
     config = InferenceConfig()
