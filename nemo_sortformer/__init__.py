@@ -33,7 +33,7 @@ _HOMES = {
     "nemo_sortformer.models.diarizer": ("SortformerDiarizer",),
     "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
-    "nemo_sortformer.inference.diarize": ("diarize_files",),
+    "nemo_sortformer.inference.diarize": ("DiarizationError", "diarize_files"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -41,6 +41,7 @@ __all__ = [
     "AffinityHead",
     "AffinityLoss",
     "Diarization",
+    "DiarizationError",
     "DiarizationErrorRate",
     "FrameF1",
     "Segment",
@@ -96,7 +97,7 @@ if TYPE_CHECKING:
         sorted_label_cross_entropy,
     )
     from nemo_sortformer.inference.checkpoint import load_shipped
-    from nemo_sortformer.inference.diarize import diarize_files
+    from nemo_sortformer.inference.diarize import DiarizationError, diarize_files
     from nemo_sortformer.inference.results import Diarization
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
     from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy

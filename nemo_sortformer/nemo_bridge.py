@@ -93,7 +93,8 @@ def _read_member(path: Path, name: str) -> bytes:
                     if file is not None:
                         return file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise NemoFileError(f"`{path}` is no .nemo file (NeMo's tar archive), or it is truncated: {error}") from error
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on with a line per compression
+        raise NemoFileError(f"`{path}` is no .nemo file (NeMo's tar archive), or it is truncated: {reason}") from error
     raise NemoFileError(f"`{path}` is an archive without `{name}`, so it is no .nemo file.")
 
 

@@ -151,8 +151,9 @@ def test_what_is_no_nemo_file_is_refused(tmp_path, content, message):
     path = tmp_path / "x.nemo"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(NemoFileError, match=message):
+    with pytest.raises(NemoFileError, match=message) as caught:
         SortformerDiarizer.restore_from(str(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_truncated_file_is_refused(our_cfg, tmp_path):
