@@ -77,8 +77,8 @@ def _print_turns(result: Diarization, truth: Sequence[Segment], texts: Sequence[
         style = styles[int(segment.speaker.rpartition("_")[2]) % len(styles)]
         text = texts[best] if best is not None and heard != "nobody" and best < len(texts) else ""
         table.add_row(
-            clock(segment.start),
-            clock(segment.end),
+            clock(segment.start, tenths=True),
+            clock(segment.end, tenths=True),
             f"[{style}]{segment.speaker}",
             f"{heard} {'' if right else '[red]x'}",
             text,

@@ -98,11 +98,11 @@ def plot_timeline(
     return figure
 
 
-def clock(seconds: float) -> str:
-    """Seconds as a person reads them: `0:07.5`, `12:30`, `1:02:03`."""
+def clock(seconds: float, *, tenths: bool = False) -> str:
+    """Seconds as a person reads them: `0:07.5`, `12:30`, `1:02:03`; with `tenths` also `12:30.0`."""
     whole, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(whole), 60)
-    tail = f"{rest:02.0f}" if abs(rest - round(rest)) < 0.05 else f"{rest:04.1f}"
+    tail = f"{rest:02.0f}" if not tenths and abs(rest - round(rest)) < 0.05 else f"{rest:04.1f}"
     return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
 
 

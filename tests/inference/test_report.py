@@ -114,6 +114,7 @@ def test_pyplot_stays_out():
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text
+    assert clock(seconds, tenths=True) == (text if "." in text else f"{text}.0")
 
 
 def test_sixteen_speakers_have_sixteen_colours():
