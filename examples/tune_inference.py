@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a .nemo file; without it the shipped one")
     parser.add_argument("--manifest", type=Path, action="append", required=True, help="may be given several times")
+    parser.add_argument("--split", action="append", default=[], help="leave out manifest lines of any other split")
     parser.add_argument("--out", type=Path, required=True, help="where the .nemo file with the chosen settings goes")
     parser.add_argument("--assignment", choices=["heads", "clustering"], help="instead of the model's own")
     parser.add_argument("--collar", type=float, default=0.25, help="seconds unscored around each true boundary")
@@ -43,10 +44,11 @@ def main() -> None:
     start = inference_settings(model.config.inference, override=given)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        total = sum(len(read_manifest(path)) for path in options.manifest)
-        task = bar.add_task("Network", total=total)
+        task = bar.add_task("Network", total=sum(len(read_manifest(path)) for path in options.manifest))
         sets = [
-            run_network(model, path, condition=condition, config=start, advance=lambda: bar.advance(task))
+            run_network(
+                model, path, condition=condition, config=start, splits=options.split, advance=lambda: bar.advance(task)
+            )
             for path in options.manifest
         ]
         task = bar.add_task("Search", total=None)

@@ -86,6 +86,7 @@ def run_network(
     *,
     condition: Condition,
     config: InferenceConfig,
+    splits: Sequence[str] = (),
     advance: Callable[[], None] = lambda: None,
 ) -> list[Recording]:
     """Run the network over the recordings of a manifest, each in the way that `diarize` would with `config`.
@@ -95,6 +96,7 @@ def run_network(
         manifest: lines with `rttm_filepath` or `seglst_filepath`, and maybe `uem_filepath`, `offset`, `duration`.
         condition: how answers will be scored.
         config: only its `assignment` counts, which decides how long recordings are cut into windows.
+        splits: leave out the lines whose `split` is another; none leaves out no line.
         advance: called after each recording.
 
     Raises:
@@ -106,6 +108,8 @@ def run_network(
     recordings = []
     with evaluating(model):
         for entry, session in zip(entries, sessions, strict=True):
+            if splits and entry.extra.get("split", splits[0]) not in splits:
+                continue
             source = AudioSource(
                 name=entry.uniq_id, path=entry.audio_filepath, offset=entry.offset, duration=entry.duration
             )
@@ -115,7 +119,10 @@ def run_network(
             recordings.append(Recording(outputs, truth, len(audio) / model.config.sample_rate, entry.offset))
             advance()
     if not sum(recording.truth.compare([]).speech for recording in recordings):
-        raise ValueError(f"`{manifest}` has no speech that would be scored, so no setting is better than another.")
+        only = f" in the splits {list(splits)}" if splits else ""
+        raise ValueError(
+            f"`{manifest}` has no speech{only} that would be scored, so no setting is better than another."
+        )
     return recordings
 
 

@@ -189,6 +189,21 @@ def test_nothing_is_computed_twice(monkeypatch):
     assert len(calls) == 2
 
 
+def test_lines_of_other_splits_are_left_out(tiny_model, labelled, tmp_path):
+    lines = [
+        json.loads(labelled(name, seconds, **keys).read_text())
+        for name, seconds, keys in (("a", 5.0, {"split": "dev"}), ("b", 6.0, {"split": "test"}), ("c", 7.0, {}))
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def lengths(*splits):
+        found = run_network(tiny_model, path, condition=EXACT, config=InferenceConfig(), splits=splits)
+        return [round(one.duration) for one in found]
+
+    assert (lengths(), lengths("dev"), lengths("dev", "test")) == ([5, 6, 7], [5, 7], [5, 6, 7])
+
+
 def test_a_manifest_without_speech_is_refused(tiny_model, labelled, tmp_path):
     path = labelled("talk", 3.0)
     (tmp_path / "talk_0.rttm").write_text("")
