@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.functional.arrival import arrival_order
-from nemo_sortformer.functional.frames import num_label_frames, seconds_to_hops
+from nemo_sortformer.functional.frames import label_windows, num_label_frames, seconds_to_hops
 
 __all__ = ["TooManySpeakersError", "frame_targets"]
 
@@ -67,7 +67,7 @@ def frame_targets(
     seconds = num_samples / sample_rate
     num_hops = max(round(seconds * _HOPS_PER_SECOND), 1)
     names, hops = _hops_by_speaker(segments, offset, seconds)
-    edges = _window_edges(num_frames, num_hops, subsampling)
+    edges = label_windows(num_frames, num_hops, subsampling)
     counts = np.maximum(edges[1] - edges[0], 1).astype(np.float32)
     shares = np.zeros((num_frames, len(names)), dtype=np.float32)
     for column, (starts, ends) in enumerate(hops):
@@ -97,15 +97,6 @@ def _hops_by_speaker(
     hops = hops[inside]
     by_speaker = [hops[speaker == index] for index in range(len(number))]
     return list(number), [(pair[:, 0], pair[:, 1]) for pair in by_speaker]
-
-
-def _window_edges(num_frames: int, num_hops: int, subsampling: int) -> NDArray[np.int64]:
-    """First and past-the-end hop of each label's window, shape (2, frames)."""
-    centre = np.arange(num_frames, dtype=np.int64) * subsampling
-    start = np.maximum(centre - 1 - subsampling // 2, 0)
-    end = np.maximum(centre + subsampling // 2, start + 1)
-    end[-1] = num_hops
-    return np.minimum(np.stack([start, end]), num_hops)
 
 
 def _active_hops(starts: NDArray[np.int64], ends: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -74,44 +74,35 @@ def seconds_to_hops(seconds: float | NDArray[np.float64], hops_per_second: int =
     return int(seconds * hops_per_second)
 
 
-def pool_activity(
-    activity: Tensor | NDArray[np.float32], subsampling: int = 8, *, num_frames: int | None = None
-) -> Tensor:
-    """Average 10 ms speech activity over the window of each label frame.
+def label_windows(num_frames: int, num_hops: int, subsampling: int = 8) -> NDArray[np.int64]:
+    """First and past-the-end hop of the window that each label frame is the mean of.
 
     The window of label i is the hops [8i - 5, 8i + 4) at a subsampling of 8, so a label is centred about 5 ms before
     80i ms; the first window starts at hop 0, the last one runs to the end of the recording.
 
     Args:
-        activity: 0/1 speech activity per hop, shape (hops, slots).
+        num_frames: label frames, from `num_label_frames`.
+        num_hops: hops of the recording.
         subsampling: hops per label frame, 1 or more.
-        num_frames: label frames, from `num_label_frames`; by default the hops divided by `subsampling`, rounded up.
 
     Returns:
-        Mean activity in [0, 1], shape (num_frames, slots), float32. A window that lies past the last hop gives 0.
+        Shape (2, num_frames). A window that lies past the last hop is empty: both its numbers are `num_hops`.
 
     Raises:
-        ValueError: `activity` is not (hops, slots), or `subsampling` is below 1.
+        ValueError: `subsampling` is below 1.
+
+    Example:
+        >>> label_windows(3, 24)
+        array([[ 0,  3, 11],
+               [ 4, 12, 24]])
 
     Source: the window of ``get_soft_mask`` in NeMo.
     """
-    hops = torch.as_tensor(activity)
-    if hops.dim() != 2:
-        raise ValueError(f"`activity` must be (hops, slots), but has shape {tuple(hops.shape)}.")
     if subsampling < 1:
         raise ValueError(f"`subsampling` must be 1 or more, but is {subsampling}.")
-    num_hops = hops.shape[0]
-    if num_frames is None:
-        num_frames = -(-num_hops // subsampling)
-    if num_frames == 0:
-        return hops.new_zeros((0, hops.shape[1]), dtype=torch.float32)
-
-    first = torch.arange(num_frames, device=hops.device) * subsampling
-    start = (first - 1 - subsampling // 2).clamp(min=0)
-    end = torch.maximum(first + subsampling // 2, start + 1)
-    end[-1] = num_hops
-    start, end = start.clamp(max=num_hops), end.clamp(max=num_hops)
-    count = end - start
-    total = torch.zeros((num_hops + 1, hops.shape[1]), dtype=torch.float64, device=hops.device)
-    torch.cumsum(hops, dim=0, dtype=torch.float64, out=total[1:])
-    return ((total[end] - total[start]) / count.clamp(min=1)[:, None]).float()
+    first = np.arange(num_frames, dtype=np.int64) * subsampling
+    start = np.maximum(first - 1 - subsampling // 2, 0)
+    end = np.maximum(first + subsampling // 2, start + 1)
+    end[-1:] = num_hops
+    windows: NDArray[np.int64] = np.minimum(np.stack([start, end]), num_hops)
+    return windows

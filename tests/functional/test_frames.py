@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.testing import assert_close
 
-from nemo_sortformer.functional.frames import lengths_to_mask, num_label_frames, pool_activity, seconds_to_hops
+from nemo_sortformer.functional.frames import label_windows, lengths_to_mask, num_label_frames, seconds_to_hops
 
 
 def test_mask_by_hand():
@@ -36,34 +35,23 @@ def test_seconds_are_cut_to_hops_as_in_nemo():
     assert seconds_to_hops(1.5, hops_per_second=50) == 75
 
 
-@given(
-    seed=st.integers(0, 1000),
-    hops=st.integers(1, 60),
-    subsampling=st.integers(1, 9),
-    extra=st.integers(-2, 2),
-)
-def test_pooling_is_the_mean_of_each_window(seed, hops, subsampling, extra):
-    activity = torch.rand(hops, 3, generator=torch.Generator().manual_seed(seed))
+@given(hops=st.integers(1, 60), subsampling=st.integers(1, 9), extra=st.integers(-2, 2))
+def test_each_label_has_a_window_within_the_recording(hops, subsampling, extra):
     num_frames = max(0, math.ceil(hops / subsampling) + extra)
-    pooled = pool_activity(activity, subsampling, num_frames=num_frames)
-    assert pooled.shape == (num_frames, 3)
-    for frame in range(num_frames):
+    windows = label_windows(num_frames, hops, subsampling)
+    assert windows.shape == (2, num_frames)
+    for frame, (first, end) in enumerate(windows.T):
         start = max(0, frame * subsampling - 1 - subsampling // 2)
-        end = max(frame * subsampling + subsampling // 2, start + 1)
-        window = activity[start : hops if frame == num_frames - 1 else end]
-        assert_close(pooled[frame], window.mean(dim=0) if len(window) else torch.zeros(3))
+        past = hops if frame == num_frames - 1 else max(frame * subsampling + subsampling // 2, start + 1)
+        assert list(range(first, end)) == list(range(hops))[start:past]
 
 
-def test_pooling_by_hand():
-    activity = torch.zeros(24, 1)
-    activity[3:12] = 1  # one hop of window 0, all of [3, 12), none of [11, 24) but the first
-    assert_close(pool_activity(activity), torch.tensor([[1 / 4], [1.0], [1 / 13]]))
-    assert pool_activity(activity.numpy()).dtype == torch.float32
-    assert pool_activity(activity[:0]).shape == (0, 1)
+def test_windows_by_hand():
+    assert label_windows(4, 30).tolist() == [[0, 3, 11, 19], [4, 12, 20, 30]]
+    assert label_windows(3, 24, 4).tolist() == [[0, 1, 5], [2, 6, 24]]
+    assert label_windows(0, 0).shape == (2, 0)
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"`activity` must be \(hops, slots\)"):
-        pool_activity(torch.zeros(5))
     with pytest.raises(ValueError, match="`subsampling` must be 1 or more, but is 0"):
-        pool_activity(torch.zeros(5, 1), 0)
+        label_windows(3, 24, 0)
