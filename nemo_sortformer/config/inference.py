@@ -44,17 +44,17 @@ class PostProcessingConfig:
 class ClusteringConfig:
     """How embeddings become speakers; frames are output frames of the model, usually 80 ms."""
 
-    threshold: float = 0.4
+    threshold: float = 0.575
     """Clusters whose mean cosine is above this are one speaker, in (-1, 1). Higher: more speakers."""
     max_speakers: int | None = None
     """Most speakers in a recording; None: as many as the model has slots."""
     min_frames: int = 12
     """A cluster with fewer frames is nobody: its frames go to the nearest speaker."""
-    smooth_frames: int = 9
+    smooth_frames: int = 13
     """Embeddings are averaged over so many frames before they are clustered, odd."""
     speech_threshold: float = 0.5
     """Only frames whose speech probability is above this are clustered."""
-    sharpness: float = 16.0
+    sharpness: float = 32.0
     """How fast the likelihood of a speaker falls with the cosine distance."""
     posterior_frames: int = 9
     """Evidence for a speaker is averaged over so many frames, odd."""
