@@ -32,7 +32,6 @@ from benchmarks.accuracy_report import (
     find_limits,
     interval,
     limit_lines,
-    result_rows,
     speakers_table,
     summarize,
 )
@@ -235,7 +234,7 @@ def differences(systems: Mapping[str, ScoreReport]) -> dict[str, tuple[float, fl
 
 
 def print_record(record: Mapping[str, Any], reports: Mapping[str, Mapping[str, ScoreReport]]) -> None:
-    """Tables per set, what limits the model, and the rows for docs/results.md."""
+    """Tables per set as docs/results.md has them, and what limits the model."""
     checkpoint = record["checkpoint"]
     print(f"{record['machine']}, commit {record['commit']}; `{record['command']}`")
     print(f"`{checkpoint['file']}`, {checkpoint['bytes']} bytes, sha256 {checkpoint['sha256']}")
@@ -248,8 +247,6 @@ def print_record(record: Mapping[str, Any], reports: Mapping[str, Mapping[str, S
     print("\nWhat limits it (collar 0.25 s):\n")
     for name in reports:
         print("\n".join(limit_lines(name, record["limits"][name], record["differences"][name])))
-    print("\nRows for docs/results.md:\n")
-    print(result_rows(record))
 
 
 def write_record(record: Mapping[str, Any], out: Path) -> None:

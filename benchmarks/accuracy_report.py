@@ -151,41 +151,15 @@ def speakers_table(systems: Mapping[str, Mapping[str, Any]], collar: str) -> str
     """DER with its interval per system and number of speakers; `collar` is a key as `collar_0.25`."""
     groups = list(next(iter(systems.values())))
     heads = ["all" if group == "all" else f"{group} speakers" for group in groups]
-    rows = [["system", *heads, "JER", "speaker count right"]]
+    rows = [["system", *heads, "missed / false alarm / confusion", "JER", "speaker count right"]]
     for name, summary in systems.items():
         total = summary["all"]
         cells = [_with_interval(summary[group][collar]["der"], summary[group][collar]["interval"]) for group in groups]
         jer = _with_interval(total["jer"], total["jer_interval"])
         right = _with_interval(total["speaker_count_accuracy"], total["speaker_count_interval"], digits=0)
-        rows.append([name, *cells, jer, right])
+        parts = " / ".join(_percent(total[collar][kind]) for kind in PARTS)
+        rows.append([name, *cells, parts, jer, right])
     return _markdown(rows)
-
-
-def result_rows(record: Mapping[str, Any]) -> str:
-    """Rows of the table "Diarization accuracy" of docs/results.md, one per set, system and collar."""
-    rows = []
-    for set_name, systems in record["sets"].items():
-        for system, summary in systems.items():
-            total = summary["all"]
-            for collar in ("0.25", "0"):
-                part = total[f"collar_{collar}"]
-                low, high = part["interval"]
-                rows.append(
-                    [
-                        f"{set_name} ({total['recordings']}), collar {collar} s",
-                        system,
-                        f"{_percent(part['der'])} %",
-                        " / ".join(_percent(part[kind]) for kind in PARTS),
-                        f"{_percent(total['jer'])} %",
-                        f"{_percent(total['speaker_count_accuracy'], 0)} %",
-                        f"`{record['command']}`",
-                        record["commit"],
-                        record["machine"],
-                        f"one model; bootstrap {record['bootstrap']['seed']}",
-                        f"{_percent(low)} to {_percent(high)} % (90 %, recordings)",
-                    ]
-                )
-    return _markdown(rows, header=False)
 
 
 def draw_chart(sets: Mapping[str, Mapping[str, Any]], path: str | Path, *, note: str = "") -> None:
@@ -307,8 +281,7 @@ def _with_interval(rate: float | None, bounds: Sequence[float], digits: int = 1)
     return f"{_percent(rate, digits)} [{_percent(bounds[0], digits)}, {_percent(bounds[1], digits)}]"
 
 
-def _markdown(rows: Sequence[Sequence[str]], *, header: bool = True) -> str:
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    if header:
-        lines.insert(1, "|" + " --- |" * len(rows[0]))
+    lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)
