@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nemo_sortformer.cli.console import Verbose, command, complain, note, out, quiet_nemo
+from nemo_sortformer.cli.console import Verbose, command, complain, err, note, out, quiet_nemo
 
 if TYPE_CHECKING:
     from nemo_sortformer.data.segment import Segment
@@ -53,12 +53,13 @@ def diarize(
             job.failure = blocked_output(job.source, job.paths, overwrite=overwrite)
         todo = [job for job in jobs if job.failure is None]
         if todo:
-            quiet_nemo(verbose=verbose)
-            from nemo_sortformer.inference.checkpoint import load_model
-            from nemo_sortformer.inference.engine import RunOptions
-            from nemo_sortformer.inference.settings import inference_settings
+            with err().status("Loading the model ..."):  # the imports take longer than the file
+                quiet_nemo(verbose=verbose)
+                from nemo_sortformer.inference.checkpoint import load_model
+                from nemo_sortformer.inference.engine import RunOptions
+                from nemo_sortformer.inference.settings import inference_settings
 
-            diarizer = load_model(model, device=device)
+                diarizer = load_model(model, device=device)
             config = inference_settings(
                 diarizer.config.inference,
                 override=None if assignment is None else {"assignment": assignment},
