@@ -163,18 +163,18 @@ def _window_outputs(
         ]
         with torch.inference_mode():
             mel, mel_length = _mel_of(model, [piece])
-        for group in _groups(
-            plan_windows(block.last - block.first, window_frames=size, context_frames=context), batch_size
-        ):
+        mel = mel[0, :, : int(mel_length[0])]
+        planned = plan_windows(block.last - block.first, window_frames=size, context_frames=context)
+        windows = [_in_recording(window, block) for window in planned]
+        # the last block begins where the one before has been already: what is kept of neither is not run again
+        windows = [window for window in windows if window.keep_first < window.keep_last]
+        for group in _groups(windows, batch_size):
             with torch.inference_mode():
-                parts = [mel[0, :, w.first * step : min(w.last * step, int(mel_length[0]))] for w in group]
+                parts = [mel[:, (w.first - block.first) * step : (w.last - block.first) * step] for w in group]
                 hops = torch.tensor([part.shape[1] for part in parts], device=mel.device)
                 batch = torch.nn.utils.rnn.pad_sequence([part.T for part in parts], batch_first=True).mT
                 results = run_features(model, batch, hops, [w.last - w.first for w in group])
-            for w, output in zip(group, results, strict=True):
-                window = _in_recording(w, block)
-                if window.keep_first < window.keep_last:
-                    yield window, output
+            yield from zip(group, results, strict=True)
 
 
 def _in_recording(window: Window, block: Window) -> Window:

@@ -132,3 +132,23 @@ def test_blocks_cover_the_whole_recording(monkeypatch, tiny_model, make_audio):
         kept.extend(range(window.keep_first, window.keep_last))
     assert kept == list(range(total))
     assert len(windowed_outputs(tiny_model, audio, window_seconds=8.0, context_seconds=1.0).probs) == total
+
+
+@pytest.mark.parametrize("seconds", [20.1, 24.0, 39.0, 47.3])
+def test_a_last_block_that_overlaps_the_one_before_is_not_run_again(monkeypatch, tiny_model, make_audio, seconds):
+    monkeypatch.setattr(windows, "BLOCK_SECONDS", 20.0)
+    audio = make_audio(seconds)
+    run = []
+    real = windows.run_features
+
+    def watched(model, mel, lengths, most_frames):
+        run.extend(most_frames)
+        return real(model, mel, lengths, most_frames)
+
+    monkeypatch.setattr(windows, "run_features", watched)
+    output = windowed_outputs(tiny_model, audio, window_seconds=8.0, context_seconds=1.0)
+    total = frames_of(tiny_model, len(audio))
+    assert len(output.probs) == len(output.embeddings) == total
+    step = 100 - 2 * 12
+    blocks = len(plan_windows(total, window_frames=250, context_frames=12))
+    assert len(run) <= -(-total // step) + blocks - 1  # as many windows as tile it, and one more where blocks meet
