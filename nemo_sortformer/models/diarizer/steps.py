@@ -194,9 +194,14 @@ class DiarizerSteps:
         return {"loss": loss}
 
     def _check_finite(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
-        """One more step on a loss of NaN, and all weights would be NaN too."""
+        """One more step on a loss of NaN, and all weights would be NaN too.
+
+        To look at the loss is to wait for the GPU. Where nothing else in a step waits (the assignment of the
+        permutation-invariant loss does), only the steps that are logged are looked at: NaN stays until then.
+        """
+        waits_anyway = not loss.is_cuda or self.config.loss.pil_weight > 0 or self._is_log_step()
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None and not bool(torch.isfinite(loss.detach())):
+        if waits_anyway and scaler is None and not bool(torch.isfinite(loss.detach())):
             values = ", ".join(f"{name} {float(part.detach()):g}" for name, part in parts.items())
             raise LossError(
                 f"The loss of step {self.trainer.global_step} is not finite ({values}). Lower `optim.lr`, lengthen "
