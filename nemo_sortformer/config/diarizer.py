@@ -81,6 +81,18 @@ class AffinityConfig:
 
 
 @dataclass(kw_only=True)
+class ActivityConfig:
+    """Whether at least one, and at least two speakers are heard at a frame, on the state encoder's output."""
+
+    weight: float = 0.5
+    """Weight of its cross-entropy."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ConfigError(f"`weight` must be at least 0, but is {self.weight}.")
+
+
+@dataclass(kw_only=True)
 class DiarizerConfig:
     """Everything under `model:`. Parts with a `_target_` are built by NeMo and check their own keys."""
 
@@ -104,6 +116,8 @@ class DiarizerConfig:
     """The label head: keys of `SpeakerHead`; widths and slots follow from the encoders where they are not given."""
     affinity: AffinityConfig | None = None
     """None: no affinity embeddings."""
+    activity: ActivityConfig | None = None
+    """None: speech and overlap are told from the label head's columns."""
     loss: DiarizerLossConfig = field(default_factory=DiarizerLossConfig)
     """Parts of the loss."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)

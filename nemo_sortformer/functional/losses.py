@@ -17,6 +17,7 @@ from nemo_sortformer.functional.frames import lengths_to_mask
 from nemo_sortformer.functional.permutation import best_assignment, forbid_disorder, pairwise_bce, valid_weights
 
 __all__ = [
+    "activity_loss",
     "affinity_loss",
     "deep_clustering_loss",
     "masked_bce",
@@ -171,3 +172,21 @@ def permutation_invariant_loss(
     """
     target = permuted_targets(logits, labels, lengths, frame_weight=frame_weight, pos_weight=pos_weight)
     return masked_bce(logits, target, lengths, frame_weight=frame_weight, pos_weight=pos_weight)
+
+
+def activity_loss(logits: Tensor, labels: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of "at least one speaks" and "at least two speak"; no order of the labels changes it.
+
+    Args:
+        logits: scores of the two before the sigmoid, shape (batch, frames, 2).
+        labels: speech activity, above one half is active, shape (batch, frames, slots).
+        lengths: valid frames per recording, shape (batch,); all frames where None.
+
+    Returns:
+        Mean over the valid frames of the batch and the two: a float32 scalar, in nats; 0 where no frame is valid.
+
+    Raises:
+        ValueError: a shape is wrong.
+    """
+    count = (labels > 0.5).sum(dim=-1, keepdim=True)
+    return masked_bce(logits, torch.cat([count >= 1, count >= 2], dim=-1).to(logits.dtype), lengths)

@@ -83,7 +83,9 @@ def speaker_probs(outputs: Outputs, config: InferenceConfig, limits: SpeakerLimi
             )
         from nemo_sortformer.inference.clustering import cluster_probabilities
 
-        probs = cluster_probabilities(outputs.embeddings, probs, config.clustering, **limits.to_dict())
+        probs = cluster_probabilities(
+            outputs.embeddings, probs, config.clustering, activity=outputs.activity, **limits.to_dict()
+        )
     elif limits.highest is not None and limits.highest < probs.shape[1]:
         probs = keep_loudest(probs, limits.highest)
     if config.median_frames > 1:

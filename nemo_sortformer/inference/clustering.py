@@ -22,6 +22,7 @@ def cluster_probabilities(
     probs: np.ndarray,
     config: ClusteringConfig | None = None,
     *,
+    activity: np.ndarray | None = None,
     num_speakers: int | None = None,
     min_speakers: int | None = None,
     max_speakers: int | None = None,
@@ -32,6 +33,8 @@ def cluster_probabilities(
         embeddings: unit vectors, near for frames of one speaker, shape (frames, dim).
         probs: speech probabilities of the label heads, shape (frames, slots), slots in any order.
         config: settings; the defaults where None.
+        activity: probabilities that at least one, and at least two speak, shape (frames, 2); those of independent
+            slots where None.
         num_speakers: the number of speakers, where it is known.
         min_speakers: at least so many, where there is that much speech.
         max_speakers: at most so many; `config.max_speakers`, and else the number of slots, where None.
@@ -47,7 +50,7 @@ def cluster_probabilities(
     config = config or ClusteringConfig()
     lowest = num_speakers or min_speakers or 1
     highest = max(num_speakers or max_speakers or config.max_speakers or probs.shape[1], lowest)
-    speech, overlap = speech_and_overlap(probs)
+    speech, overlap = speech_and_overlap(probs) if activity is None else (activity[:, 0], activity.min(axis=1))
     heard = np.flatnonzero(speech > config.speech_threshold)
     clean = heard[overlap[heard] < 0.5]
     if len(clean) < 2:

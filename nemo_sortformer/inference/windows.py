@@ -35,6 +35,8 @@ class Outputs(NamedTuple):
     """Speech probabilities, shape (frames, slots), float32."""
     embeddings: np.ndarray | None
     """Unit-norm affinity embeddings, shape (frames, dim), float32; None where the model has none."""
+    activity: np.ndarray | None = None
+    """Probabilities that at least one, and at least two speak, shape (frames, 2); None where the model has none."""
 
 
 class Window(NamedTuple):
@@ -98,11 +100,13 @@ def run_features(model: SortformerDiarizer, mel: Tensor, mel_lengths: Tensor, mo
     output = model.forward_features(mel, mel_lengths)
     probs = output.probs.float().cpu()
     embeddings = None if output.embeddings is None else output.embeddings.float().cpu()
+    activity = None if output.activity_logits is None else output.activity_logits.float().sigmoid().cpu()
     results = []
     for i, (valid, most) in enumerate(zip(output.lengths.tolist(), most_frames, strict=True)):
         frames = min(valid, most)
         vectors = None if embeddings is None else embeddings[i, :frames].clone().numpy()
-        results.append(Outputs(probs[i, :frames].clone().numpy(), vectors))
+        counts = None if activity is None else activity[i, :frames].clone().numpy()
+        results.append(Outputs(probs[i, :frames].clone().numpy(), vectors, counts))
     return results
 
 
@@ -137,6 +141,7 @@ def windowed_outputs(
     """
     probs: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
+    activity: list[np.ndarray] = []
     before: tuple[Window, np.ndarray] | None = None
     for window, output in _window_outputs(model, audio, window_seconds, context_seconds, batch_size):
         ordered = output.probs if before is None else _in_order_of(before, window, output.probs)
@@ -145,7 +150,10 @@ def windowed_outputs(
         probs.append(ordered[kept])
         if output.embeddings is not None:
             embeddings.append(output.embeddings[kept])
-    return Outputs(np.concatenate(probs), np.concatenate(embeddings) if embeddings else None)
+        if output.activity is not None:
+            activity.append(output.activity[kept])
+    joined = [np.concatenate(parts) if parts else None for parts in (embeddings, activity)]
+    return Outputs(np.concatenate(probs), *joined)
 
 
 def _window_outputs(

@@ -5,10 +5,18 @@ The two state encoders are called alike, `encoder(encoder_states=..., encoder_ma
 `_target_` in a NeMo YAML.
 """
 
+from nemo_sortformer.modules.activity_head import ActivityHead
 from nemo_sortformer.modules.affinity_head import AffinityHead
 from nemo_sortformer.modules.permutation_encoding import PermutationEncoding
 from nemo_sortformer.modules.sortformer_encoder import SortformerEncoder
 from nemo_sortformer.modules.speaker_head import SpeakerHead
 from nemo_sortformer.modules.transformer_state_encoder import TransformerStateEncoder
 
-__all__ = ["AffinityHead", "PermutationEncoding", "SortformerEncoder", "SpeakerHead", "TransformerStateEncoder"]
+__all__ = [
+    "ActivityHead",
+    "AffinityHead",
+    "PermutationEncoding",
+    "SortformerEncoder",
+    "SpeakerHead",
+    "TransformerStateEncoder",
+]

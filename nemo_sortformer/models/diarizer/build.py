@@ -16,7 +16,7 @@ from torch import nn
 from nemo_sortformer import nemo_bridge
 from nemo_sortformer.config import ConfigError, DatasetConfig, DiarizerConfig, from_cfg
 from nemo_sortformer.losses import SortedLabelLoss
-from nemo_sortformer.modules import AffinityHead
+from nemo_sortformer.modules import ActivityHead, AffinityHead
 
 NEMO_DIARIZER = "nemo.collections.asr.models.sortformer_diar_models.SortformerEncLabelModel"
 _OURS = {
@@ -132,6 +132,7 @@ class Parts:
     sortformer_modules: nn.Module
     transformer_encoder: nn.Module
     affinity_head: AffinityHead | None
+    activity_head: ActivityHead | None
     loss: SortedLabelLoss
     hop_samples: int
     """Samples from one mel frame to the next."""
@@ -166,6 +167,10 @@ def build_parts(config: DiarizerConfig) -> Parts:
     if config.affinity is not None:
         affinity_head = AffinityHead(width, config.affinity.dim)
         affinity_head.requires_grad_(config.affinity.weight > 0)  # else DDP waits for a gradient that never comes
+    activity_head = None
+    if config.activity is not None:
+        activity_head = ActivityHead(int(state_encoder.hidden_size))
+        activity_head.requires_grad_(config.activity.weight > 0)
     stride = config.preprocessor.get("window_stride", 0.01)
     return Parts(
         preprocessor=preprocessor,
@@ -174,6 +179,7 @@ def build_parts(config: DiarizerConfig) -> Parts:
         sortformer_modules=_instantiate({"_target_": _SPEAKER_HEAD} | head_cfg),
         transformer_encoder=state_encoder,
         affinity_head=affinity_head,
+        activity_head=activity_head,
         loss=SortedLabelLoss(
             sort_weight=config.loss.sort_weight,
             pil_weight=config.loss.pil_weight,

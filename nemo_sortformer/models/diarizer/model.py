@@ -39,6 +39,8 @@ class DiarizerOutput(NamedTuple):
     """The label estimates inside the state encoder, each as `logits`; none for a Transformer."""
     embeddings: Tensor | None
     """Unit vectors, near for frames of one speaker, shape (batch, frames, dim); None without an affinity head."""
+    activity_logits: Tensor | None = None
+    """Scores of at least one and at least two speakers, shape (batch, frames, 2); None without an activity head."""
 
     @property
     def probs(self) -> Tensor:
@@ -80,6 +82,7 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
         self.sortformer_modules = parts.sortformer_modules
         self.transformer_encoder = parts.transformer_encoder
         self.affinity_head = parts.affinity_head
+        self.activity_head = parts.activity_head
         self.loss = parts.loss
         self.setup_steps()
         if config.init_encoder_from and trainer is not None and not self._is_model_being_restored():
@@ -141,7 +144,8 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
             self.sortformer_modules.project(features), mask
         )
         embeddings = None if self.affinity_head is None else self.affinity_head(states=features)
-        return DiarizerOutput(self.sortformer_modules(states=states), lengths, layer_logits, embeddings)
+        activity = None if self.activity_head is None else self.activity_head(states=states)
+        return DiarizerOutput(self.sortformer_modules(states=states), lengths, layer_logits, embeddings, activity)
 
     def diarize(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nemo_sortformer.config import ConfigError, DiarizerConfig
-from nemo_sortformer.functional.losses import sorted_label_cross_entropy
+from nemo_sortformer.functional.losses import activity_loss, sorted_label_cross_entropy
 from nemo_sortformer.losses import AffinityLoss
 from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
 from nemo_sortformer.models.diarizer import build
@@ -146,6 +146,9 @@ class DiarizerSteps:
             with self._draw_of_frames():
                 parts["affinity"] = self.affinity_loss(embeddings=output.embeddings, labels=targets, lengths=lengths)
             loss = loss + self.config.affinity.weight * parts["affinity"]
+        if self.config.activity is not None and self.config.activity.weight > 0:
+            parts["activity"] = activity_loss(output.activity_logits, targets, lengths)
+            loss = loss + self.config.activity.weight * parts["activity"]
         return loss, parts, (output, targets, lengths)
 
     @contextmanager
@@ -254,6 +257,7 @@ class DiarizerSteps:
             "loss_pil": self.config.loss.pil_weight > 0,
             "loss_layer": self.config.loss.layer_weight > 0,
             "loss_affinity": self.affinity_loss is not None,
+            "loss_activity": self.config.activity is not None and self.config.activity.weight > 0,
         }
         metrics: dict[str, nn.Module] = {name: FrameMean() for name, is_computed in losses.items() if is_computed}
         metrics |= _frame_metrics()
@@ -342,5 +346,6 @@ def _match_frames(output: Any, targets: Tensor, target_lengths: Tensor) -> tuple
         lengths=output.lengths.clamp(max=num_frames),
         layer_logits=[logits[:, :num_frames] for logits in output.layer_logits],
         embeddings=None if output.embeddings is None else output.embeddings[:, :num_frames],
+        activity_logits=None if output.activity_logits is None else output.activity_logits[:, :num_frames],
     )
     return cut, targets[:, :num_frames], torch.minimum(cut.lengths, target_lengths)
