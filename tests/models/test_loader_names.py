@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from nemo_sortformer.models.diarizer import SortformerDiarizer
-from nemo_sortformer.models.diarizer.loader_names import loader_names
+from nemo_sortformer.models.shared.loader_names import loader_names
 
 
 @pytest.mark.parametrize(

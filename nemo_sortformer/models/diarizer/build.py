@@ -8,14 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nemo.core.classes import ModelPT
 from nemo.utils import logging
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from nemo_sortformer import nemo_bridge
 from nemo_sortformer.config import ConfigError, DatasetConfig, DiarizerConfig, from_cfg
 from nemo_sortformer.losses import SortedLabelLoss
+from nemo_sortformer.models.shared import settings
+from nemo_sortformer.models.shared.settings import (
+    DATASET_NAMES,
+    NEMO_DATASET_KEYS,
+    NEMO_MODEL_KEYS,
+    build_loss,
+    instantiate,
+    with_agreed,
+    without_nemo_keys,
+)
 from nemo_sortformer.modules import ActivityHead, AffinityHead
 
 NEMO_DIARIZER = "nemo.collections.asr.models.sortformer_diar_models.SortformerEncLabelModel"
@@ -29,17 +38,6 @@ _OURS = {
 }
 """NeMo's classes, and ours of the same parameter names and numbers."""
 _SPEAKER_HEAD = "nemo_sortformer.modules.SpeakerHead"
-_DATASET_NAMES = ("train_ds", "validation_ds", "test_ds")
-_NEMO_DATASET_KEYS = ("defer_setup", "name", "val_dl_idx", "test_dl_idx")
-_NEMO_MODEL_KEYS = (
-    "optim_param_groups",
-    "freeze_updates",
-    "nsys_profile",
-    "memory_profile",
-    "chakra_profile",
-    "dump_debug_info",
-)
-"""Keys that NeMo's `ModelPT` reads by itself; they pass unchecked."""
 
 
 def register_parts() -> None:
@@ -73,7 +71,7 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
         if total <= 0:
             raise ConfigError(f"One of `ats_weight` and `pil_weight` must be above 0, but their sum is {total}.")
         new_loss = {"sort_weight": sort_weight / total, "pil_weight": pil_weight / total}
-    known = {field.name for field in fields(DiarizerConfig)} | set(_NEMO_MODEL_KEYS)
+    known = {field.name for field in fields(DiarizerConfig)} | set(NEMO_MODEL_KEYS)
     new = {key: value for key, value in old.items() if key in known and value is not None}
     new["target"], new["loss"] = target, new_loss
     for part in ("sortformer_modules", "transformer_encoder"):
@@ -83,14 +81,14 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
     if old.get("streaming_mode"):
         new["level"] = "none"
         logging.warning("A streaming configuration: the model will see each recording whole, not in chunks.")
-    for name in _DATASET_NAMES:
+    for name in DATASET_NAMES:
         if isinstance(new.get(name), Mapping) and "manifest_filepath" in new[name]:
             new[name] = _translate_dataset(new[name])
     return OmegaConf.create(new)
 
 
 def _translate_dataset(old: Mapping[str, Any]) -> dict[str, Any]:
-    known = {field.name for field in fields(DatasetConfig)} | set(_NEMO_DATASET_KEYS)
+    known = {field.name for field in fields(DatasetConfig)} | set(NEMO_DATASET_KEYS)
     new = {key: value for key, value in old.items() if key in known and value not in (None, "???")}
     if (new.get("session_len_sec") or 0) <= 0:
         new.pop("session_len_sec", None)  # NeMo's -1: whole recordings
@@ -106,19 +104,14 @@ def typed_config(cfg: DictConfig) -> DiarizerConfig:
     Raises:
         ConfigError: a key is unknown, missing or out of its range.
     """
-    plain = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k not in _NEMO_MODEL_KEYS}
-    for name in _DATASET_NAMES:
-        if isinstance(plain.get(name), dict):
-            plain[name] = {k: v for k, v in plain[name].items() if k not in _NEMO_DATASET_KEYS}
-    return from_cfg(DiarizerConfig, plain, path="model")
+    return settings.typed_config(DiarizerConfig, cfg)
 
 
 def dataset_config(cfg: Any, *, name: str) -> DatasetConfig:
     """Check the settings of one data source, e.g. those under `train_ds`."""
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg or {})
-    plain = {k: v for k, v in plain.items() if k not in _NEMO_DATASET_KEYS}  # type: ignore[union-attr]
+    plain = without_nemo_keys(cfg)
     if "num_spks" in plain or "labels" in plain or "validation_mode" in plain:  # NeMo's form
-        plain = {k: v for k, v in _translate_dataset(plain).items() if k not in _NEMO_DATASET_KEYS}
+        plain = without_nemo_keys(_translate_dataset(plain))
     return from_cfg(DatasetConfig, plain, path=f"model.{name}")
 
 
@@ -147,18 +140,18 @@ def build_parts(config: DiarizerConfig) -> Parts:
         ConfigError: two parts disagree about a width or the number of slots.
     """
     register_parts()
-    preprocessor = _instantiate(config.preprocessor)
-    encoder = _instantiate(config.encoder)
-    state_encoder_cfg = _with_agreed(
+    preprocessor = instantiate(config.preprocessor)
+    encoder = instantiate(config.encoder)
+    state_encoder_cfg = with_agreed(
         config.transformer_encoder, "transformer_encoder", {"num_labels": config.max_num_of_spks}, only_if_given=True
     )
     if state_encoder_cfg["_target_"].endswith("SortformerEncoder"):
         state_encoder_cfg.setdefault("num_labels", config.max_num_of_spks)
-    state_encoder = _instantiate(state_encoder_cfg)
+    state_encoder = instantiate(state_encoder_cfg)
     width = int(config.encoder.get("d_model", 0)) or int(getattr(encoder, "d_model", 0))
     if not width:
         raise ConfigError("`model.encoder.d_model` must say how wide the acoustic encoder's output is.")
-    head_cfg = _with_agreed(
+    head_cfg = with_agreed(
         config.sortformer_modules,
         "sortformer_modules",
         {"fc_d_model": width, "tf_d_model": int(state_encoder.hidden_size), "num_spks": config.max_num_of_spks},
@@ -174,56 +167,13 @@ def build_parts(config: DiarizerConfig) -> Parts:
     stride = config.preprocessor.get("window_stride", 0.01)
     return Parts(
         preprocessor=preprocessor,
-        spec_augmentation=None if config.spec_augment is None else _instantiate(config.spec_augment),
+        spec_augmentation=None if config.spec_augment is None else instantiate(config.spec_augment),
         encoder=encoder,
-        sortformer_modules=_instantiate({"_target_": _SPEAKER_HEAD} | head_cfg),
+        sortformer_modules=instantiate({"_target_": _SPEAKER_HEAD} | head_cfg),
         transformer_encoder=state_encoder,
         affinity_head=affinity_head,
         activity_head=activity_head,
-        loss=SortedLabelLoss(
-            sort_weight=config.loss.sort_weight,
-            pil_weight=config.loss.pil_weight,
-            tie_tolerance=config.loss.tie_tolerance,
-            pos_weight=config.loss.pos_weight,
-        ),
+        loss=build_loss(config.loss),
         hop_samples=int(stride * config.sample_rate),
         subsampling=int(config.encoder.get("subsampling_factor", 0) or getattr(encoder, "subsampling_factor", 1)),
     )
-
-
-def _instantiate(cfg: Mapping[str, Any]) -> Any:
-    return ModelPT.from_config_dict(OmegaConf.create(dict(cfg)))
-
-
-def _with_agreed(
-    cfg: Mapping[str, Any], name: str, values: Mapping[str, int], *, only_if_given: bool = False
-) -> dict[str, Any]:
-    """Fill in `values`, and stop where the settings say something else."""
-    for key, value in values.items():
-        if cfg.get(key) is not None and cfg[key] != value:
-            raise ConfigError(
-                f"`model.{name}.{key}` must be {value}, as the other parts of the model have it, but is {cfg[key]}. "
-                f"It can be left out."
-            )
-    return dict(cfg) if only_if_given else dict(cfg) | dict(values)
-
-
-def set_target(cfg: DictConfig, target: str) -> DictConfig:
-    """A copy of `cfg` that names `target` as its model class."""
-    cfg = copy.deepcopy(cfg)
-    with open_dict(cfg):
-        cfg.target = target
-    return cfg
-
-
-def set_aside_data(cfg: DictConfig) -> dict[str, Any]:
-    """Take the data sources out of `cfg` and return them; NeMo prints each in a warning when it restores a model."""
-    with open_dict(cfg):
-        return {name: cfg.pop(name) for name in _DATASET_NAMES if cfg.get(name) is not None}
-
-
-def with_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
-    """Put back what :func:`set_aside_data` took."""
-    with open_dict(cfg):
-        cfg.update(data)
-    return cfg

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +15,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_sortformer import nemo_bridge
-from nemo_sortformer.config import ConfigError
 from nemo_sortformer.functional.frames import lengths_to_mask
 from nemo_sortformer.models.diarizer import build
 from nemo_sortformer.models.diarizer.level import set_level
 from nemo_sortformer.models.diarizer.steps import DiarizerSteps
+from nemo_sortformer.models.shared.nemo_files import NemoFiles
+from nemo_sortformer.models.shared.settings import set_aside_data, set_target, with_data
 
 build.register_parts()
 
@@ -49,7 +48,7 @@ class DiarizerOutput(NamedTuple):
         return torch.sigmoid(self.logits) * mask[:, :, None]
 
 
-class SortformerDiarizer(DiarizerSteps, ModelPT):
+class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
     """Acoustic encoder, state encoder, and a head with one slot per speaker, in order of arrival.
 
     The attributes and weights are named as in NeMo's `SortformerEncLabelModel`, whose offline .nemo files restore here
@@ -64,18 +63,22 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
         ConfigError: a setting is unknown, missing or wrong.
     """
 
+    model_kind = "Sortformer diarizer"
+    readable_targets = (build.NEMO_DIARIZER,)
+    hint_for_other_kinds = "; to start from its acoustic encoder, use `model.init_encoder_from`"
+
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
         own_name = f"{type(self).__module__}.{type(self).__qualname__}"
-        cfg = build.translate(cfg, target=own_name) if build.is_nemo_config(cfg) else build.set_target(cfg, own_name)
+        cfg = build.translate(cfg, target=own_name) if build.is_nemo_config(cfg) else set_target(cfg, own_name)
         config = build.typed_config(cfg)
         parts = build.build_parts(config)  # first, as the loaders, which NeMo makes next, need the frame rate
         self.config = config
         self.hop_samples, self.subsampling = parts.hop_samples, parts.subsampling
-        set_aside = build.set_aside_data(cfg) if self._is_model_being_restored() else {}
+        set_aside = set_aside_data(cfg) if self._is_model_being_restored() else {}
         super().__init__(cfg=cfg, trainer=trainer)
         if set_aside:
-            self.cfg = build.with_data(self._cfg, set_aside)
+            self.cfg = with_data(self._cfg, set_aside)
         self.preprocessor = parts.preprocessor
         self.spec_augmentation = parts.spec_augmentation
         self.encoder = parts.encoder
@@ -190,44 +193,7 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
             override_config=override_config,
         )
 
-    # Files. In the next two methods `super` must not be written: Lightning walks the callers' frames for the arguments
-    # of __init__, and takes any frame that knows `super` for one.
-
-    @classmethod
-    def from_config_dict(cls, config: DictConfig, trainer: Trainer | None = None) -> Any:
-        """Build a part, or a whole model of this class from its own settings or those of NeMo's diarizer.
-
-        Raises:
-            ConfigError: the settings are those of another kind of model.
-        """
-        if not isinstance(config, DictConfig) or "_target_" in config or "target" not in config:
-            return ModelPT.from_config_dict.__func__(cls, config, trainer)
-        own_names = {f"{one.__module__}.{one.__qualname__}" for one in (cls, SortformerDiarizer)}
-        if config.target in own_names | {build.NEMO_DIARIZER}:
-            return cls(cfg=config, trainer=trainer)
-        if str(config.target).startswith(nemo_bridge.PREFIX):
-            return ModelPT.from_config_dict.__func__(cls, config, trainer)
-        raise ConfigError(
-            f"This is a model of the class `{config.target}`, which is no Sortformer diarizer. Restore it with that "
-            f"class; to start from its acoustic encoder, use `model.init_encoder_from`."
-        )
-
-    @classmethod
-    def restore_from(cls, restore_path: str, *args: Any, **kwargs: Any) -> Any:
-        """Restore from a .nemo file of this class or of NeMo's `SortformerEncLabelModel`; arguments as in NeMo.
-
-        Raises:
-            NemoFileError: the file is missing or is no .nemo file.
-            ConfigError: it holds another kind of model.
-        """
-        restore_path = os.path.expanduser(str(restore_path))
-        connector = kwargs.get("save_restore_connector")
-        if connector is None or connector.model_extracted_dir is None:
-            nemo_bridge.read_nemo_config(restore_path)
-        try:
-            return ModelPT.restore_from.__func__(cls, restore_path, *args, **kwargs)
-        finally:
-            nemo_bridge.reset_restore_state()
+    # Files
 
     @classmethod
     def list_available_models(cls) -> list[PretrainedModelInfo]:
@@ -260,37 +226,9 @@ class SortformerDiarizer(DiarizerSteps, ModelPT):
         logging.info(str(report))
         return report
 
-    def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
-        """Start from other models' weights, by NeMo's keys `init_from_{nemo_model,pretrained_model,ptl_ckpt}`.
-
-        As in NeMo each is a path (or name), or a group of groups with `path` (or `name`), `include`, `exclude`. Unlike
-        in NeMo the source model is not built, names are compared by whole prefixes, keys that are null count as
-        absent, and it is an error where nothing fits. A bare path of another kind of model gives its `encoder`.
-
-        Raises:
-            NemoFileError: nothing fits, or the shapes differ.
-        """
-        kinds = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")
-        given = [kind for kind in kinds if cfg.get(kind) is not None]
-        if len(given) > 1:
-            raise ConfigError(f"Only one of `{'` and `'.join(given)}` can be given.")
-        for kind in given:
-            sources = cfg[kind].values() if isinstance(cfg[kind], Mapping) else [{"path": cfg[kind]}]
-            for source in sources:
-                path = source.get("path") or source.get("name")
-                if not path:
-                    raise ConfigError(f"Each group in `{kind}` must have a `path`, but this one is {dict(source)}.")
-                self._init_from(path, kind, source)
-
-    def _init_from(self, path: str, kind: str, source: Mapping[str, Any]) -> None:
-        name = path
-        if kind == "init_from_pretrained_model":
-            path = str(type(self).from_pretrained(name, return_model_file=True))
-        if kind != "init_from_ptl_ckpt" and "include" not in source:
-            target = nemo_bridge.read_nemo_config(path).get("target", "")
-            if target != build.NEMO_DIARIZER and not str(target).startswith(nemo_bridge.PREFIX):
-                self.maybe_init_from_nemo_encoder(path)
-                return
-        include, exclude = source.get("include") or [""], source.get("exclude") or []
-        weights = nemo_bridge.read_nemo_weights(path)
-        logging.info(str(nemo_bridge.load_weights(self, weights, path=name, include=include, exclude=exclude)))
+    def _starts_in_part(self, target: str, path: str) -> bool:
+        """A file of another kind of model gives its acoustic encoder."""
+        if target == build.NEMO_DIARIZER or target.startswith(nemo_bridge.PREFIX):
+            return False
+        self.maybe_init_from_nemo_encoder(path)
+        return True
