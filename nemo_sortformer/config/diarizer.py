@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nemo_sortformer.config.data import DatasetConfig
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
+from nemo_sortformer.config.parallel import ParallelConfig
 
 
 def _published_preprocessor() -> dict[str, Any]:
@@ -130,6 +131,8 @@ class DiarizerConfig:
     """Test data; several manifests make several loaders."""
     optim: dict[str, Any] | None = None
     """Optimizer and schedule, by NeMo's names."""
+    parallel: ParallelConfig | None = None
+    """Training on several devices, or in half precision, with `trainer.strategy=nemo_sortformer`."""
     init_encoder_from: str | None = None
     """A NeMo .nemo file whose acoustic encoder starts this one; read once, when a training run sets the model up."""
     der_collar: float | None = None
