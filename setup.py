@@ -14,7 +14,7 @@ RANGES = {
     # What an installation may have; what is tested stands in requirements.txt. A floor is the oldest release with the
     # interface we call (or the one that NeMo asks for), a ceiling the next release that may break it.
     "torch": ">=2.6,<3",
-    "nemo_toolkit[asr]": ">=3.0.0,<3.1",  # nemo_bridge.py leans on private parts of NeMo
+    "nemo_toolkit[asr]": ">=3.0.0,<3.1",  # nemo_bridge leans on private parts of NeMo
     "lightning": ">2.2.1,<=2.4.0",
     "omegaconf": ">=2.3,<2.4",
     "PyYAML": ">=6,<7",

@@ -27,7 +27,7 @@ from nemo_sortformer.models.shared.settings import (
 )
 from nemo_sortformer.modules import ActivityHead, AffinityHead
 
-NEMO_DIARIZER = "nemo.collections.asr.models.sortformer_diar_models.SortformerEncLabelModel"
+NEMO_DIARIZER = nemo_bridge.NEMO_DIARIZER
 _OURS = {
     "nemo.collections.asr.modules.sortformer_modules.SortformerModules": "nemo_sortformer.modules.SpeakerHead",
     "nemo.collections.asr.modules.SortformerModules": "nemo_sortformer.modules.SpeakerHead",
@@ -61,8 +61,18 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
     Returns:
         A new configuration. NeMo's loss weights are divided by their sum, as NeMo does, since ours are used as given.
         A streaming configuration keeps its weights and is run over the whole recording at once, with a warning.
+        Keys that are not known here are named in a warning.
+
+    Raises:
+        ConfigError: keys that change the numbers ask for what is not here; each is named with a way out.
     """
     old: dict[str, Any] = copy.deepcopy(dict(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
+    findings = nemo_bridge.diarizer_findings(old)
+    if any(finding.fatal for finding in findings):
+        told = "\n".join(f"- {finding}" for finding in findings if finding.fatal)
+        raise ConfigError(f"This diarizer of NeMo cannot be loaded here:\n{told}")
+    for finding in findings:
+        logging.warning(str(finding))
     if "loss" in old and "_target_" not in (old["loss"] or {}):
         new_loss = old["loss"]  # ours already: only the modules are named as in NeMo
     else:
@@ -74,6 +84,9 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
     known = {field.name for field in fields(DiarizerConfig)} | set(NEMO_MODEL_KEYS)
     new = {key: value for key, value in old.items() if key in known and value is not None}
     new["target"], new["loss"] = target, new_loss
+    ignored = {finding.key for finding in findings}
+    for part in [name for name in nemo_bridge.PARTS if name in new]:
+        new[part] = {key: value for key, value in new[part].items() if f"{part}.{key}" not in ignored}
     for part in ("sortformer_modules", "transformer_encoder"):
         new[part]["_target_"] = _OURS.get(new[part].get("_target_"), new[part].get("_target_"))
     if "ConformerEncoder" in new["encoder"].get("_target_", ""):

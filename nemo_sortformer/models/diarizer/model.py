@@ -222,7 +222,8 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
         """
         if not path:
             return None
-        report = nemo_bridge.load_encoder(self, self._cfg, path)
+        own = {"preprocessor": self.config.preprocessor, "encoder": self.config.encoder}  # defaults filled in
+        report = nemo_bridge.load_encoder(self, own, path)
         logging.info(str(report))
         return report
 

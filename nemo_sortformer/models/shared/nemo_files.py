@@ -65,6 +65,18 @@ class NemoFiles:
         finally:
             nemo_bridge.reset_restore_state()
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Set the weights; arguments as in PyTorch.
+
+        Raises:
+            WeightsError: with `strict`, a weight has no place here or one is missing. Weights of NeMo's diarizers that
+                take part in training only are named in a warning instead.
+        """
+        keys = super().load_state_dict(state_dict, strict=False, assign=assign)  # type: ignore[misc]
+        if strict:
+            nemo_bridge.check_names(missing=keys.missing_keys, unexpected=keys.unexpected_keys)
+        return keys
+
     def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
         """Start from other models' weights, by NeMo's keys `init_from_{nemo_model,pretrained_model,ptl_ckpt}`.
 
@@ -91,10 +103,14 @@ class NemoFiles:
         name = path
         if kind == "init_from_pretrained_model":
             path = str(type(self).from_pretrained(name, return_model_file=True))
-        whole = kind != "init_from_ptl_ckpt" and "include" not in source
-        if whole and self._starts_in_part(str(nemo_bridge.read_nemo_config(path).get("target", "")), path):
-            return
         include, exclude = source.get("include") or [""], source.get("exclude") or []
+        one_part = "include" not in source or ([name.rstrip(".") for name in include] == ["encoder"] and not exclude)
+        if (
+            kind != "init_from_ptl_ckpt"
+            and one_part
+            and self._starts_in_part(str(nemo_bridge.read_nemo_config(path).get("target", "")), path)
+        ):
+            return
         weights = nemo_bridge.read_nemo_weights(path)
         logging.info(str(nemo_bridge.load_weights(self, weights, path=name, include=include, exclude=exclude)))
 

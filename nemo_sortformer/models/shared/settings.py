@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from nemo.core.classes import ModelPT
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from nemo_sortformer import nemo_bridge
 from nemo_sortformer.config import ConfigError, DiarizerLossConfig, from_cfg
 from nemo_sortformer.losses import SortedLabelLoss
 
@@ -17,15 +18,7 @@ ConfigT = TypeVar("ConfigT")
 
 DATASET_NAMES = ("train_ds", "validation_ds", "test_ds")
 NEMO_DATASET_KEYS = ("defer_setup", "name", "val_dl_idx", "test_dl_idx")
-NEMO_MODEL_KEYS = (
-    "optim_param_groups",
-    "freeze_updates",
-    "nsys_profile",
-    "memory_profile",
-    "chakra_profile",
-    "dump_debug_info",
-)
-"""Keys that NeMo's `ModelPT` reads by itself; they pass unchecked."""
+NEMO_MODEL_KEYS = nemo_bridge.NEMO_ONLY
 
 
 def typed_config(cls: type[ConfigT], cfg: DictConfig) -> ConfigT:
