@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from nemo_sortformer.functional.arrival import arrival_frames, sort_by_arrival
 from nemo_sortformer.functional.losses import (
+    activity_loss,
     masked_bce,
     permutation_invariant_loss,
     sorted_label_cross_entropy,
@@ -213,3 +214,12 @@ def test_wrong_arguments_are_named():
         sorted_targets(logits, logits, tie_tolerance=-1)
     with pytest.raises(ValueError, match="`lengths` must have shape"):
         masked_bce(logits, logits, torch.tensor([5]))
+
+
+def test_the_activity_loss_by_hand():
+    labels = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]]])  # the last frame is padding
+    logits = torch.tensor([[[-1.0, -2.0], [3.0, -4.0], [5.0, 6.0], [-99.0, -99.0]]])
+    wrong_by = [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]  # minus the logit where the answer is yes
+    by_hand = sum(math.log1p(math.exp(x)) for x in wrong_by) / 6
+    assert activity_loss(logits, labels, torch.tensor([3])).item() == pytest.approx(by_hand)
+    assert activity_loss(logits, labels.flip(-1), torch.tensor([3])).item() == pytest.approx(by_hand)

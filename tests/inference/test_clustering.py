@@ -293,3 +293,14 @@ def test_an_even_window_is_refused():
     for name in ("smooth_frames", "posterior_frames", "overlap_window_frames"):
         with pytest.raises(ConfigError, match=f"`{name}` must be odd"):
             ClusteringConfig(**{name: 4})
+
+
+def test_an_activity_head_is_believed_where_the_slots_are_unsure():
+    truth, embeddings, _ = conversation(3, noise=0.1)
+    unsure = np.full((len(truth), 4), 0.2, np.float32)  # by themselves: speech everywhere, overlap nowhere
+    count = truth.sum(axis=1)
+    activity = np.stack([count >= 1, count >= 2], axis=1).astype(np.float32)
+    found = cluster_probabilities(embeddings, unsure, SHORT, activity=activity) > 0.5
+    np.testing.assert_array_equal(found.any(axis=1), count >= 1)
+    np.testing.assert_array_equal(found.sum(axis=1) >= 2, count >= 2)
+    assert (found == truth).mean() > 0.97

@@ -11,10 +11,11 @@ from nemo_sortformer.models.diarizer import SortformerDiarizer
 @pytest.mark.parametrize("stage", ["validation", "test"])
 def test_the_logged_parts_add_up_to_the_logged_loss(our_cfg, tone_manifest, stage):
     prefix = {"validation": "val", "test": "test"}[stage]
-    weights = {"sort": 0.3, "pil": 0.6, "layer": 0.2, "affinity": 0.7}
+    weights = {"sort": 0.3, "pil": 0.6, "layer": 0.2, "affinity": 0.7, "activity": 0.4}
     cfg = our_cfg(
         loss={f"{name}_weight": weights[name] for name in ("sort", "pil", "layer")},
         affinity={"dim": 8, "weight": weights["affinity"]},
+        activity={"weight": weights["activity"]},
         **{f"{stage}_ds": {"manifest_filepath": tone_manifest([3.0, 3.5, 2.0]), "batch_size": 2}},
     )
     torch.manual_seed(1)
