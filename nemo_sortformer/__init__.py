@@ -18,6 +18,7 @@ _HOMES = {
     ),
     "nemo_sortformer.modules": (
         "AffinityHead",
+        "LabelHead",
         "SortformerEncoder",
         "SpeakerHead",
         "TransformerStateEncoder",
@@ -30,7 +31,9 @@ _HOMES = {
     "nemo_sortformer.data.seglst": ("read_seglst", "write_seglst"),
     "nemo_sortformer.data.manifest": ("read_manifest",),
     "nemo_sortformer.data.validate": ("validate_manifest",),
+    "nemo_sortformer.data.embeddings": ("ArrayDataset", "EmbeddingDataset"),
     "nemo_sortformer.models.diarizer": ("SortformerDiarizer",),
+    "nemo_sortformer.models.labeler": ("SortformerLabeler",),
     "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
     "nemo_sortformer.inference.diarize": ("DiarizationError", "diarize_files"),
@@ -40,14 +43,18 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AffinityHead",
     "AffinityLoss",
+    "ArrayDataset",
     "Diarization",
     "DiarizationError",
     "DiarizationErrorRate",
+    "EmbeddingDataset",
     "FrameF1",
+    "LabelHead",
     "Segment",
     "SortedLabelLoss",
     "SortformerDiarizer",
     "SortformerEncoder",
+    "SortformerLabeler",
     "SpeakerCountAccuracy",
     "SpeakerHead",
     "TransformerStateEncoder",
@@ -85,6 +92,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from nemo_sortformer.data.audio import read_audio
+    from nemo_sortformer.data.embeddings import ArrayDataset, EmbeddingDataset
     from nemo_sortformer.data.manifest import read_manifest
     from nemo_sortformer.data.rttm import read_rttm, write_rttm
     from nemo_sortformer.data.seglst import read_seglst, write_seglst
@@ -102,4 +110,11 @@ if TYPE_CHECKING:
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
     from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
     from nemo_sortformer.models.diarizer import SortformerDiarizer
-    from nemo_sortformer.modules import AffinityHead, SortformerEncoder, SpeakerHead, TransformerStateEncoder
+    from nemo_sortformer.models.labeler import SortformerLabeler
+    from nemo_sortformer.modules import (
+        AffinityHead,
+        LabelHead,
+        SortformerEncoder,
+        SpeakerHead,
+        TransformerStateEncoder,
+    )

@@ -4,7 +4,9 @@
 from nemo_sortformer.config.data import DatasetConfig
 from nemo_sortformer.config.diarizer import AffinityConfig, DiarizerConfig, DiarizerLossConfig
 from nemo_sortformer.config.inference import ClusteringConfig, InferenceConfig, PostProcessingConfig
+from nemo_sortformer.config.labeler import EmbeddingDatasetConfig, LabelerConfig, LabelKindConfig
 from nemo_sortformer.config.merge import ConfigError, from_cfg
+from nemo_sortformer.config.parallel import ParallelConfig
 
 __all__ = [
     "AffinityConfig",
@@ -13,7 +15,11 @@ __all__ = [
     "DatasetConfig",
     "DiarizerConfig",
     "DiarizerLossConfig",
+    "EmbeddingDatasetConfig",
     "InferenceConfig",
+    "LabelKindConfig",
+    "LabelerConfig",
+    "ParallelConfig",
     "PostProcessingConfig",
     "from_cfg",
 ]

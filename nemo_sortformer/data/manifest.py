@@ -4,12 +4,14 @@
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["ManifestEntry", "ManifestError", "iter_manifest", "read_manifest"]
+__all__ = ["ManifestEntry", "ManifestError", "iter_json_lines", "iter_manifest", "read_manifest"]
+
+LineT = TypeVar("LineT")
 
 _ALIASES = {
     "audio_filepath": ("audio_file", "audio_filename", "audio"),
@@ -78,6 +80,17 @@ def iter_manifest(path: str | Path) -> Iterator[ManifestEntry | ManifestError]:
 
     The ids are as given: :func:`read_manifest` makes them unique.
     """
+    return iter_json_lines(path, _parse)
+
+
+def iter_json_lines(path: str | Path, parse: Callable[..., LineT]) -> Iterator[LineT | ManifestError]:
+    """Yield what `parse(record, folder=..., source=...)` makes of each line of a JSON-lines file, or its error.
+
+    Args:
+        path: of the file.
+        parse: takes the JSON value of a line, the folder of the file, and where the line stands, as ``file:line``; a
+            ``ValueError`` of it is the error of its line.
+    """
     path = Path(path).expanduser().absolute()
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -93,7 +106,7 @@ def iter_manifest(path: str | Path) -> Iterator[ManifestEntry | ManifestError]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield _parse(json.loads(line), folder=path.parent, source=f"{path}:{number}")
+                yield parse(json.loads(line), folder=path.parent, source=f"{path}:{number}")
             except json.JSONDecodeError as error:
                 yield ManifestError(f"{path}:{number}: is not JSON: {error.msg} at column {error.colno}.")
             except ValueError as error:

@@ -2,6 +2,7 @@
 """Segments to frame targets, in NeMo's convention and in order of arrival, without a loop over frames."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.functional.arrival import arrival_order
 from nemo_sortformer.functional.frames import label_windows, num_label_frames, seconds_to_hops
 
-__all__ = ["TooManySpeakersError", "frame_targets"]
+__all__ = ["TooManySpeakersError", "covered_units", "frame_targets"]
 
 _HOPS_PER_SECOND = 100
 
@@ -71,7 +72,7 @@ def frame_targets(
     counts = np.maximum(edges[1] - edges[0], 1).astype(np.float32)
     shares = np.zeros((num_frames, len(names)), dtype=np.float32)
     for column, (starts, ends) in enumerate(hops):
-        shares[:, column] = _active_hops(starts, ends, edges) / counts
+        shares[:, column] = covered_units(starts, ends, edges) / counts
     labels = shares if threshold is None else (shares >= np.float32(threshold)).astype(np.float32)
     span = f"{offset:.2f}-{offset + seconds:.2f} s"
     order = _column_order(labels, names, speakers, num_slots=num_slots, span=span, keep_earliest=keep_earliest)
@@ -99,8 +100,14 @@ def _hops_by_speaker(
     return list(number), [(pair[:, 0], pair[:, 1]) for pair in by_speaker]
 
 
-def _active_hops(starts: NDArray[np.int64], ends: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Number of hops in each window that lie in the union of the segments, shape (frames,)."""
+def covered_units(starts: NDArray[Any], ends: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.float64]:
+    """How much of each window lies in the union of the segments, in the unit of all three, shape (windows,).
+
+    Args:
+        starts: of the segments, in any order, which may overlap.
+        ends: of the segments, each after its start.
+        edges: starts and ends of the windows, shape (2, windows).
+    """
     order = np.argsort(starts, kind="stable")
     starts, ends = starts[order], np.maximum.accumulate(ends[order])
     # A segment that starts after all before it have ended opens a new stretch of speech.
@@ -111,7 +118,7 @@ def _active_hops(starts: NDArray[np.int64], ends: NDArray[np.int64], edges: NDAr
     knots = np.stack([starts, ends], axis=1).ravel()
     heights = np.repeat(np.cumsum(ends - starts), 2)
     heights[::2] -= ends - starts
-    before = np.interp(edges, knots, heights)  # whole numbers: every slope is 0 or 1
+    before = np.interp(edges, knots, heights)  # every slope is 0 or 1
     return np.asarray(before[1] - before[0], dtype=np.float64)
 
 

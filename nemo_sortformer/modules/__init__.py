@@ -7,6 +7,7 @@ The two state encoders are called alike, `encoder(encoder_states=..., encoder_ma
 
 from nemo_sortformer.modules.activity_head import ActivityHead
 from nemo_sortformer.modules.affinity_head import AffinityHead
+from nemo_sortformer.modules.label_head import LabelHead, LabelHeads
 from nemo_sortformer.modules.permutation_encoding import PermutationEncoding
 from nemo_sortformer.modules.sortformer_encoder import SortformerEncoder
 from nemo_sortformer.modules.speaker_head import SpeakerHead
@@ -15,6 +16,8 @@ from nemo_sortformer.modules.transformer_state_encoder import TransformerStateEn
 __all__ = [
     "ActivityHead",
     "AffinityHead",
+    "LabelHead",
+    "LabelHeads",
     "PermutationEncoding",
     "SortformerEncoder",
     "SpeakerHead",
