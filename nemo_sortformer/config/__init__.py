@@ -7,6 +7,7 @@ from nemo_sortformer.config.inference import ClusteringConfig, InferenceConfig, 
 from nemo_sortformer.config.labeler import EmbeddingDatasetConfig, LabelerConfig, LabelKindConfig
 from nemo_sortformer.config.merge import ConfigError, from_cfg
 from nemo_sortformer.config.parallel import ParallelConfig
+from nemo_sortformer.config.streaming import LATENCIES, StreamingConfig
 
 __all__ = [
     "AffinityConfig",
@@ -17,9 +18,11 @@ __all__ = [
     "DiarizerLossConfig",
     "EmbeddingDatasetConfig",
     "InferenceConfig",
+    "LATENCIES",
     "LabelKindConfig",
     "LabelerConfig",
     "ParallelConfig",
     "PostProcessingConfig",
+    "StreamingConfig",
     "from_cfg",
 ]

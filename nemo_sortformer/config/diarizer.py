@@ -10,6 +10,7 @@ from nemo_sortformer.config.data import DatasetConfig
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.config.parallel import ParallelConfig
+from nemo_sortformer.config.streaming import StreamingConfig
 
 
 def _published_preprocessor() -> dict[str, Any]:
@@ -123,6 +124,8 @@ class DiarizerConfig:
     """Parts of the loss."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     """What `diarize` does unless it is told otherwise."""
+    streaming: StreamingConfig | None = None
+    """How the model streams, if it was trained to: then `diarize` streams as well. None: it hears recordings whole."""
     train_ds: DatasetConfig | None = None
     """Training data."""
     validation_ds: DatasetConfig | None = None
@@ -158,5 +161,7 @@ class DiarizerConfig:
             if "_target_" not in getattr(self, name):
                 found = sorted(getattr(self, name))
                 raise ConfigError(f"`{name}` must say its class by `_target_`, but has only {found}.")
+        if self.streaming is not None:
+            self.streaming.check(self.max_num_of_spks)
         if self.inference.assignment == "clustering" and self.affinity is None:
             raise ConfigError("`inference.assignment: clustering` needs the embeddings of `affinity`, which is null.")

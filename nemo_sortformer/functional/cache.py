@@ -2,8 +2,8 @@
 """The memory of a stream: a queue of the latest frames, and a cache of the frames that tell its speakers apart.
 
 State in, state out, no loop over the batch or the speakers. Each stream of a batch has its own lengths, so streams of
-different age can stand side by side, and each gets the numbers that it gets alone. With `static` sizes no value is read
-back from the device and every shape is known beforehand; without, tensors are no longer than they have to be.
+different age can stand side by side, and each gets the numbers that it gets alone. With `static` sizes no value is
+read back from the device and every shape is known beforehand; without, tensors are no longer than they have to be.
 """
 
 from __future__ import annotations

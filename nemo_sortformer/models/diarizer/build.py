@@ -14,6 +14,7 @@ from torch import nn
 
 from nemo_sortformer import nemo_bridge
 from nemo_sortformer.config import ConfigError, DatasetConfig, DiarizerConfig, from_cfg
+from nemo_sortformer.config.streaming import streaming_keys
 from nemo_sortformer.losses import SortedLabelLoss
 from nemo_sortformer.models.shared import settings
 from nemo_sortformer.models.shared.settings import (
@@ -60,7 +61,7 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
 
     Returns:
         A new configuration. NeMo's loss weights are divided by their sum, as NeMo does, since ours are used as given.
-        A streaming configuration keeps its weights and is run over the whole recording at once, with a warning.
+        The streaming settings of a streaming configuration go to the key `streaming`.
         Keys that are not known here are named in a warning.
 
     Raises:
@@ -92,8 +93,9 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
     if "ConformerEncoder" in new["encoder"].get("_target_", ""):
         new["encoder"].setdefault("use_pytorch_sdpa", True)  # the same numbers, faster
     if old.get("streaming_mode"):
+        given = new["sortformer_modules"]
         new["level"] = "none"
-        logging.warning("A streaming configuration: the model will see each recording whole, not in chunks.")
+        new["streaming"] = {key: given[key] for key in streaming_keys() if given.get(key) is not None}
     for name in DATASET_NAMES:
         if isinstance(new.get(name), Mapping) and "manifest_filepath" in new[name]:
             new[name] = _translate_dataset(new[name])

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -21,6 +22,9 @@ from nemo_sortformer.models.diarizer.level import set_level
 from nemo_sortformer.models.diarizer.steps import DiarizerSteps
 from nemo_sortformer.models.shared.nemo_files import NemoFiles
 from nemo_sortformer.models.shared.settings import set_aside_data, set_target, with_data
+
+if TYPE_CHECKING:
+    from nemo_sortformer.inference.stream import StreamUpdate
 
 build.register_parts()
 
@@ -141,6 +145,10 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
     def forward_features(self, mel: Tensor, mel_lengths: Tensor) -> DiarizerOutput:
         """The network behind the mel features: they may be a part of a longer recording's, normalized as a whole."""
         features, lengths = self.encoder(audio_signal=mel, length=mel_lengths)
+        return self.forward_encoded(features, lengths)
+
+    def forward_encoded(self, features: Tensor, lengths: Tensor) -> DiarizerOutput:
+        """What stands behind the acoustic encoder: its output (batch, width, frames) and valid frames (batch,)."""
         features = features.transpose(1, 2)
         mask = lengths_to_mask(lengths, features.shape[1])
         states, layer_logits = self.transformer_encoder.forward_with_labels(
@@ -192,6 +200,17 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
             verbose=verbose,
             override_config=override_config,
         )
+
+    def stream(self, chunks: Any, **options: Any) -> Iterator[StreamUpdate]:
+        """Say who speaks while the audio comes in; see :func:`nemo_sortformer.inference.stream.stream`.
+
+        Args:
+            chunks: pieces of any length, as arrays, tensors or bytes of 16-bit PCM; or the path of an audio file.
+            options: `sample_rate`, `latency` (``30.4s``, ``10s``, ``1.04s``, ``0.32s`` or settings), and others.
+        """
+        from nemo_sortformer.inference.stream import stream  # here, as inference stands above models
+
+        return stream(self, chunks, **options)
 
     # Files
 
