@@ -31,6 +31,8 @@ RANGES = {
     "rich": ">=13,<16",
     "matplotlib": ">=3.8,<4",
     "espeakng-loader": ">=0.2.4,<0.3",
+    "scikit-learn": ">=1.3,<2",
+    "librosa": ">=0.10,<1",
 }
 
 
@@ -103,6 +105,7 @@ setup(
     extras_require={
         "synth": requirements["synth"],
         "demo": requirements["synth"],
+        "tasks": requirements["synth"] + requirements["tasks"],
         "dev": requirements["dev"],
     },
     entry_points={"console_scripts": ["nemo-sortformer = nemo_sortformer.cli:main"]},
