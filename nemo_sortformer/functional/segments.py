@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_SAME_TIME = 1e-6  # seconds; times closer than this are equal, so that 0.24 - 0.08 is 0.16 wherever it stands
+SAME_TIME = 1e-6  # seconds; times closer than this are equal, so that 0.24 - 0.08 is 0.16 wherever it stands
 _TICK_SECONDS = 0.01  # NeMo's step of time, which shows only where `offset` is above `onset`
 
 
@@ -58,23 +58,59 @@ def active_segments(
             "`min_duration_on` and `min_duration_off` must be 0 or more, "
             f"but are {min_duration_on} and {min_duration_off}."
         )
-    num_slots = table.shape[1]
-    slot, start, end = _threshold(table, frame_seconds, onset, offset)
+    slot, start, end = speech_stretches(table, frame_seconds, onset, offset)
+    slot, start, end = join_stretches(
+        slot,
+        start,
+        end,
+        pad_onset=pad_onset,
+        pad_offset=pad_offset,
+        min_duration_on=min_duration_on,
+        min_duration_off=min_duration_off,
+        max_seconds=max_seconds,
+    )
+    bounds = np.searchsorted(slot, np.arange(1, table.shape[1]))
+    return np.split(np.column_stack((start, end)), bounds) if table.shape[1] else []
 
+
+def join_stretches(
+    slot: NDArray[np.int64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    *,
+    pad_onset: float = 0.0,
+    pad_offset: float = 0.0,
+    min_duration_on: float = 0.0,
+    min_duration_off: float = 0.0,
+    max_seconds: float | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Pad stretches of speech, join those that touch, drop short ones, fill short pauses; see `active_segments`.
+
+    Args:
+        slot: slot of each stretch, rising.
+        start: seconds, rising within a slot.
+        end: seconds, rising within a slot.
+        pad_onset: and the other options, as in `active_segments`.
+        pad_offset: seconds added after each.
+        min_duration_on: seconds of the shortest segment that is kept.
+        min_duration_off: seconds of the shortest pause that is kept.
+        max_seconds: end of the recording.
+
+    Returns:
+        Slot, start and end of the segments, in the same order.
+    """
     start = np.maximum(start - pad_onset, 0.0)
     end = end + pad_offset
     if max_seconds is not None:
         end = np.minimum(end, max_seconds)
     kept = end > start  # negative pads, or a start past the end of the recording
-    slot, start, end = _merge(slot[kept], start[kept], end[kept], _SAME_TIME)
+    slot, start, end = _merge(slot[kept], start[kept], end[kept], SAME_TIME)
 
-    kept = end - start >= min_duration_on - _SAME_TIME
+    kept = end - start >= min_duration_on - SAME_TIME
     slot, start, end = slot[kept], start[kept], end[kept]
     if min_duration_off > 0:
-        slot, start, end = _merge(slot, start, end, min_duration_off - _SAME_TIME)
-
-    bounds = np.searchsorted(slot, np.arange(1, num_slots))
-    return np.split(np.column_stack((start, end)), bounds) if num_slots else []
+        slot, start, end = _merge(slot, start, end, min_duration_off - SAME_TIME)
+    return slot, start, end
 
 
 def _as_array(probs: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,7 +125,7 @@ def _as_array(probs: Tensor | NDArray[np.float32]) -> NDArray[np.float32]:
     return probs
 
 
-def _threshold(
+def speech_stretches(
     table: NDArray[np.float32], frame_seconds: float, onset: float, offset: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Give slot, start and end of each stretch of speech, by slot and then by time.
