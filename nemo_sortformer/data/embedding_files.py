@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -123,6 +123,8 @@ def open_array(path: Path, key: str, *, optional: bool = False) -> Any:
         raise
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0]
+        if "pickle" in reason.lower():  # the advice that follows there would be to run what stands in the file
+            reason = "what is in it is no plain array."
         raise EmbeddingError(f"{path}: is no {path.suffix} file of numbers, or is damaged: {reason}") from error
 
 
@@ -235,8 +237,3 @@ def entry_of_arrays(embeddings: Any, labels: Any, *, name: str) -> EmbeddingEntr
     elif not isinstance(labels, Mapping):
         labels = {"": labels}
     return EmbeddingEntry(name=name, array=_as_numpy(embeddings), labels=labels)
-
-
-def renamed(entry: EmbeddingEntry, name: str) -> EmbeddingEntry:
-    """The same sequence by another name."""
-    return replace(entry, name=name)

@@ -129,11 +129,13 @@ def order_of_arrival(columns: list[np.ndarray]) -> list[int]:
     return sorted(range(len(columns)), key=key)
 
 
-def named_segments(columns: list[np.ndarray], order: list[int], *, offset: float = 0.0) -> tuple[Segment, ...]:
-    """All segments by start, then by speaker; column `order[k]` is `speaker_k`; every time grows by `offset`."""
+def named_segments(
+    columns: list[np.ndarray], order: list[int], *, offset: float = 0.0, prefix: str = "speaker"
+) -> tuple[Segment, ...]:
+    """All segments by start, then by speaker; column `order[k]` is `<prefix>_k`; every time grows by `offset`."""
     found = [
         (round(float(start) + offset, 3), k, round(float(end) + offset, 3))
         for k, column in enumerate(order)
         for start, end in columns[column]
     ]
-    return tuple(Segment(start, end, f"speaker_{k}") for start, k, end in sorted(found) if end > start)
+    return tuple(Segment(start, end, f"{prefix}_{k}") for start, k, end in sorted(found) if end > start)

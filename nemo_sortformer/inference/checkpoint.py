@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import torch
+
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+    from nemo_sortformer.models.labeler.model import SortformerLabeler
+
+    ModelT = TypeVar("ModelT", SortformerDiarizer, SortformerLabeler)
 
 SHIPPED = Path("checkpoints") / "sortformer_tiny.nemo"
 """Inside the package."""
@@ -57,7 +62,23 @@ def load_model(model: str | Path | None = None, *, device: str | None = None) ->
         FileNotFoundError: `model` is None and nothing is shipped.
         ValueError: the file is missing, is no .nemo file, holds another kind of model, or the device is not there.
     """
-    path = shipped_checkpoint() if model is None else Path(model).expanduser()
+    path, target = _checked(shipped_checkpoint() if model is None else model, device)
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+    return _load(path, SortformerDiarizer, target)
+
+
+def load_labeler(model: str | Path, *, device: str | None = None) -> SortformerLabeler:
+    """Load a labeler for inference; arguments and errors as of :func:`load_model`, but none is shipped."""
+    path, target = _checked(model, device)
+    from nemo_sortformer.models.labeler.model import SortformerLabeler
+
+    return _load(path, SortformerLabeler, target)
+
+
+def _checked(model: str | Path, device: str | None) -> tuple[Path, torch.device]:
+    """The file and the device, before NeMo is imported, which takes seconds."""
+    path = Path(model).expanduser()
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is missing"
         raise ValueError(f"`model` must be a .nemo file, but `{path}` {found}.")
@@ -66,9 +87,11 @@ def load_model(model: str | Path | None = None, *, device: str | None = None) ->
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"`device` is `{device}`, but this machine has no usable GPU. Take `cpu`.")
-    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+    return path, target
 
-    restored = SortformerDiarizer.restore_from(str(path), map_location=target)
-    if not isinstance(restored, SortformerDiarizer):
-        raise ValueError(f"`{path}` holds a `{type(restored).__name__}`, which is no Sortformer diarizer.")
+
+def _load(path: Path, kind: type[ModelT], target: torch.device) -> ModelT:
+    restored = kind.restore_from(str(path), map_location=target)
+    if not isinstance(restored, kind):
+        raise ValueError(f"`{path}` holds a `{type(restored).__name__}`, which is no {kind.model_kind}.")
     return restored.to(target).eval()

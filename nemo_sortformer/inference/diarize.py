@@ -184,8 +184,8 @@ def _probs_by_slot(result: Diarization) -> Tensor:
 
 
 @contextmanager
-def progress(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """Give a function to call after each recording; a bar on stderr, where `shown`."""
+def progress(total: int, *, shown: bool, task: str = "Diarizing") -> Iterator[Callable[[], None]]:
+    """Give a function to call after each recording; a bar named `task` on stderr, where `shown`."""
     if not shown:
         yield lambda: None
         return
@@ -194,5 +194,5 @@ def progress(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("Diarizing", total=total)
-        yield lambda: bar.advance(task)
+        number = bar.add_task(task, total=total)
+        yield lambda: bar.advance(number)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
@@ -34,6 +35,8 @@ from nemo_sortformer.inference.windows import (
 
 if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ def _outcomes(
             recordings = [samples for samples in audio if isinstance(samples, np.ndarray)]
             for i, samples, outputs in zip(good, recordings, _safe_outputs(model, recordings, options), strict=True):
                 if isinstance(outputs, Exception):
-                    yield i, Failure(sources[i].name, _reason(outputs))
+                    yield i, Failure(sources[i].name, failure_reason(outputs))
                 else:
                     yield i, _finish(model, sources[i], len(samples), outputs, options)
 
@@ -160,7 +163,7 @@ def _read_ahead(
         try:
             return sources[i].read(sample_rate)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
-            return Failure(sources[i].name, _reason(error))
+            return Failure(sources[i].name, failure_reason(error))
 
     if options.num_workers == 0:
         yield from ((batch, [read(i) for i in batch]) for batch in batches)
@@ -191,18 +194,25 @@ def _safe_outputs(
     model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions
 ) -> list[Outputs | Exception]:
     """Run a batch; where that fails, as for want of memory, run its recordings one by one."""
-    if not recordings:
+    return outputs_or_errors(recordings, lambda batch: network_outputs(model, batch, options))
+
+
+def outputs_or_errors(
+    items: list[np.ndarray], run_batch: Callable[[list[np.ndarray]], list[OutputT]]
+) -> list[OutputT | Exception]:
+    """What `run_batch` gives for a batch; where it fails, for each item by itself, or what was wrong with it."""
+    if not items:
         return []
     try:
-        return [*network_outputs(model, recordings, options)]
+        return [*run_batch(items)]
     except ConfigError:
         raise
     except (RuntimeError, ValueError, MemoryError) as error:
-        if len(recordings) == 1:
+        if len(items) == 1:
             return [error]
-    results: list[Outputs | Exception] = []
-    for recording in recordings:
-        results.extend(_safe_outputs(model, [recording], options))
+    results: list[OutputT | Exception] = []
+    for item in items:
+        results.extend(outputs_or_errors([item], run_batch))
     return results
 
 
@@ -216,7 +226,7 @@ def _finish(
     except ConfigError:
         raise
     except (RuntimeError, ValueError, MemoryError) as error:
-        return Failure(source.name, _reason(error))
+        return Failure(source.name, failure_reason(error))
     order = order_of_arrival(columns)
     return Diarization(
         recording=source.name,
@@ -230,14 +240,15 @@ def _finish(
     )
 
 
-def _reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
+    """What a user is told of an error."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "memory ran out. Lower `batch_size` or `max_seconds_one_pass`, or take another device."
     return str(error).strip() or type(error).__name__
 
 
 @contextmanager
-def evaluating(model: SortformerDiarizer) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode, and back afterwards."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.sources import AudioSource
+
+if TYPE_CHECKING:
+    from nemo_sortformer.data.embedding_files import EmbeddingEntry
 
 ENDINGS = {"rttm": ".rttm", "json": ".seglst.json", "audacity": ".labels.txt", "png": ".png"}
 """What a format's files are called: the recording's name and this."""
@@ -28,7 +32,9 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return chosen
 
 
-def output_paths(source: AudioSource, formats: Sequence[str], folder: str | Path | None = None) -> dict[str, Path]:
+def output_paths(
+    source: AudioSource | EmbeddingEntry, formats: Sequence[str], folder: str | Path | None = None
+) -> dict[str, Path]:
     """Where each format of a recording goes: into `folder`, or beside the audio where that is None.
 
     Files are called by the recording's name, which is unique in a run, with `/` and its like replaced.
@@ -38,7 +44,7 @@ def output_paths(source: AudioSource, formats: Sequence[str], folder: str | Path
     return {kind: place / f"{name}{ENDINGS[kind]}" for kind in formats}
 
 
-def blocked_output(source: AudioSource, paths: dict[str, Path], *, overwrite: bool) -> str | None:
+def blocked_output(source: AudioSource | EmbeddingEntry, paths: dict[str, Path], *, overwrite: bool) -> str | None:
     """Why the outputs of a recording must not be written, or None.
 
     Existing files stay unless `overwrite`; the truth that a manifest names stays in any case.

@@ -8,7 +8,7 @@ The figure is made with matplotlib's objects alone: pyplot and its global state 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +50,8 @@ def plot_timeline(
     reference: Sequence[Segment] | None = None,
     path: str | Path | None = None,
     title: str | None = None,
+    time_text: Callable[[float], str] | None = None,
+    nobody: str = "nobody speaks",
 ) -> Figure:
     """Draw who spoke when, and where that is wrong.
 
@@ -58,6 +60,8 @@ def plot_timeline(
         reference: the truth, times in seconds of the same file; what lies outside the diarized part is not drawn.
         path: where to save the picture, too; the suffix chooses PNG, PDF or SVG.
         title: first line of the picture, instead of the recording's name.
+        time_text: how a time is written; None is :func:`clock`.
+        nobody: what stands where there is neither a truth nor an answer.
 
     Returns:
         The figure. Speakers of truth and answer have one colour where the best mapping matches them.
@@ -68,6 +72,7 @@ def plot_timeline(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    time_text = time_text or clock
     start, end = _extent(diarization, reference)
     line_seconds = _line_seconds(end - start)
     num_lines = max(1, math.ceil((end - start) / line_seconds - 1e-6))
@@ -85,10 +90,10 @@ def plot_timeline(
         top = 1 - (0.52 + line * (line_inches + gap_inches)) / height
         axes = figure.add_axes((LEFT, top - line_inches / height, RIGHT - LEFT, line_inches / height))
         left, right = start + line * line_seconds, start + (line + 1) * line_seconds
-        _draw_line(axes, truth_rows, answer_rows, errors, has_truth=truth is not None)
+        _draw_line(axes, truth_rows, answer_rows, errors, has_truth=truth is not None, nobody=nobody)
         _tint(axes, answer_rows, diarization, len(truth_rows), left, right)
-        _finish_line(axes, left, right, end)
-    name = title or f"{diarization.recording}   ({clock(end - start)})"
+        _finish_line(axes, left, right, end, time_text)
+    name = title or f"{diarization.recording}   ({time_text(end - start)})"
     figure.text(LEFT, 1 - 0.26 / height, name, fontsize=12, fontweight="bold", va="center")
     if truth is not None:
         _legend(figure, truth, errors, height)
@@ -166,7 +171,13 @@ def _column(diarization: Diarization, name: str) -> np.ndarray | None:
 
 
 def _draw_line(
-    axes: Axes, truth_rows: list[Row], answer_rows: list[Row], errors: list[ErrorInterval], *, has_truth: bool
+    axes: Axes,
+    truth_rows: list[Row],
+    answer_rows: list[Row],
+    errors: list[ErrorInterval],
+    *,
+    has_truth: bool,
+    nobody: str,
 ) -> None:
     """Rows stand at y = 0, 1, 2, ... downwards; the strip of errors is below them."""
     rows = [*truth_rows, *answer_rows]
@@ -198,7 +209,7 @@ def _draw_line(
     for tick, row in zip(axes.get_yticklabels(), rows, strict=False):
         tick.set_color(row.color)
     if not rows:
-        axes.text(0.5, 0.5, "nobody speaks", transform=axes.transAxes, ha="center", va="center", color="#777777")
+        axes.text(0.5, 0.5, nobody, transform=axes.transAxes, ha="center", va="center", color="#777777")
 
 
 def _tint(axes: Axes, rows: list[Row], diarization: Diarization, first_y: int, left: float, right: float) -> None:
@@ -215,7 +226,7 @@ def _tint(axes: Axes, rows: list[Row], diarization: Diarization, first_y: int, l
             axes.fill_between(times, low, low - 0.84 * probs, step="mid", color=row.color, alpha=0.28, linewidth=0)
 
 
-def _finish_line(axes: Axes, left: float, right: float, end: float) -> None:
+def _finish_line(axes: Axes, left: float, right: float, end: float, time_text: Callable[[float], str]) -> None:
     """Time axis of one line; time after the end of the recording is shaded."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
@@ -223,7 +234,7 @@ def _finish_line(axes: Axes, left: float, right: float, end: float) -> None:
     step = next(s for s in (0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1e9) if (right - left) / s <= 16)
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_minor_locator(MultipleLocator(step / 5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value)))
     axes.tick_params(axis="x", labelsize=8, length=3, pad=2)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.5, zorder=0)
