@@ -3,11 +3,11 @@
 
     python examples/label_task.py --config-name=task_faces     # or task_speakers, _languages, _genres, _anomalies
 
-`<data_dir>` gets the sequences (made once), `<out_dir>` the result as JSON, a picture and the trained `.nemo`. With
-`seeds=[0,1,2]` three models are trained. What is real and what is made, and what came out: docs/tasks.md.
+`<data_dir>` gets the sequences (made once) and the trained `.nemo`, `<out_dir>` the scores and a picture; with
+`seeds=[0,1,2]` three models are trained.
+What is real and what is made, and what came out: docs/tasks.md (written by `out_dir=docs`).
 """
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from nemo_sortformer.config import from_cfg
 from nemo_sortformer.data.tasks.build import TaskConfig, build_task
 from nemo_sortformer.data.tasks.folder import read_split, write_task
 from nemo_sortformer.data.tasks.picture import draw_sequence
-from nemo_sortformer.data.tasks.scores import score_answers, score_references
+from nemo_sortformer.data.tasks.results import write_result
+from nemo_sortformer.data.tasks.scores import part_name, score_answers, score_references
 from nemo_sortformer.inference.checkpoint import load_shipped
 from nemo_sortformer.models.labeler import SortformerLabeler
 
@@ -49,7 +50,8 @@ def main(cfg: DictConfig) -> None:
     tests = {split: read_split(path) for split, path in paths.items() if split != "train"}
     result: dict = {"classes": {split: len(names) for split, names in task.classes.items()}, "counts": config.counts}
     result |= {"steps": cfg.trainer.max_steps, "seeds": list(cfg.seeds), "seconds": [], "heads": {}, "clustering": {}}
-    result["references"] = {split: score_references(*data[:2]) for split, data in tests.items()}
+    ways = ("heads",) if cfg.model.get("heads") else ("heads", "clustering")
+    result["references"] = score_references(tests)
     cfg.model.train_ds.manifest_filepath = str(paths["train"])
     for seed in cfg.seeds:
         seed_everything(seed)
@@ -58,20 +60,18 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(model)
         result["seconds"].append(round(time.process_time() - start))
         answers = {}
-        for split, (frames, truths, _) in tests.items():
-            for way in ("heads", "clustering"):
-                found = [one.activity for one in model.label(frames, override_config={"assignment": way})]
-                result[way].setdefault(split, []).append(score_answers(found, truths)._asdict())
-                answers[way] = found[cfg.drawn] if split == "unseen" else answers.get(way)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"task_{config.name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    frames, truths, names = (part[cfg.drawn] for part in tests["unseen"])
-    title = f"{cfg.title}: a sequence of unseen classes"
-    seconds = cfg.model.frame_seconds
-    draw_sequence(
-        out / f"task_{config.name}.png", frames, truths, answers, names=names, title=title, frame_seconds=seconds
-    )
-    model.save_to(str(out / f"task_{config.name}.nemo"))
+        for split, data in tests.items():
+            for way in ways:
+                found = model.label(data.embeddings, override_config={"assignment": way})
+                for kind, truths in data.labels.items():
+                    answers[split, way, kind] = [one.activity for one in found if one.kind == kind]
+                    scores = score_answers(answers[split, way, kind], truths)._asdict()
+                    result[way].setdefault(part_name(split, kind), []).append(scores)
+    print(write_result(out, config.name, result))
+    drawn = {f"{way} {kind}".strip(): answers["unseen", way, kind][cfg.drawn] for _, way, kind in answers}
+    picture, seconds = out / "images" / f"task_{config.name}.png", task.frame_seconds
+    draw_sequence(picture, tests["unseen"], cfg.drawn, drawn, title=cfg.title, frame_seconds=seconds)
+    model.save_to(str(Path(cfg.data_dir) / f"task_{config.name}.nemo"))
 
 
 if __name__ == "__main__":

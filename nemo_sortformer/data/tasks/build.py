@@ -19,6 +19,7 @@ TASKS = {
     "genres": "GenreTask",
     "faces": "FaceTask",
     "anomalies": "AnomalyTask",
+    "voice_languages": "VoiceLanguageTask",
 }
 """Name of each task, and of the module that has it -> its class."""
 _SPEECH = "NEMO_SORTFORMER_SPEECH"
@@ -29,7 +30,7 @@ class TaskConfig:
     """What a task makes and how much of it: the keys under `task:` in the YAML files of the tasks."""
 
     name: str
-    """One of speakers, languages, genres, faces, anomalies."""
+    """One of speakers, languages, genres, faces, anomalies, voice_languages."""
     seed: int = 0
     """Start of all draws."""
     counts: dict[str, int] = field(default_factory=lambda: {"train": 800, "seen": 100, "unseen": 100})

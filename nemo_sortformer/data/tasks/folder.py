@@ -18,6 +18,7 @@ from nemo_sortformer.data.tasks.sequences import SPLITS, LabelTask, Split
 
 _NUM_FITTED = 300
 _SETTINGS = "settings.json"
+_LABELS = "labels"
 
 
 class FrameSpace(NamedTuple):
@@ -95,7 +96,9 @@ def write_task(
             for copy in range(max(turns, 1)):
                 path = folder / split / f"{number:05d}_{copy}.npz"
                 turned = frames @ random_rotation(frames.shape[1], rng) if turns else frames
-                np.savez(path, embeddings=turned, labels=sequence.labels, classes=np.array(sequence.classes))
+                kinds = {f"{_LABELS}_{kind}": labels for kind, labels in sequence.more_labels.items()}
+                kinds = kinds or {_LABELS: sequence.labels}
+                np.savez(path, embeddings=turned, classes=np.array(sequence.classes), **kinds)
                 lines.append(json.dumps({"embeddings_filepath": f"{split}/{path.name}"}) + "\n")
             advance()
         manifests[split].write_text("".join(lines), encoding="utf-8")
@@ -107,16 +110,19 @@ class SplitArrays(NamedTuple):
     """The sequences of a split in memory."""
 
     embeddings: list[NDArray[np.float32]]
-    labels: list[NDArray[np.float32]]
+    labels: dict[str, list[NDArray[np.float32]]]
+    """By kind of label; a single kind has the empty name."""
     classes: list[tuple[str, ...]]
+    """What the columns of the main kind stand for."""
 
 
 def read_split(manifest: Path) -> SplitArrays:
     """Read what :func:`write_task` wrote."""
-    read = SplitArrays([], [], [])
+    read = SplitArrays([], {}, [])
     for line in manifest.read_text(encoding="utf-8").splitlines():
         with np.load(manifest.parent / json.loads(line)["embeddings_filepath"], allow_pickle=False) as arrays:
             read.embeddings.append(arrays["embeddings"])
-            read.labels.append(arrays["labels"])
+            for name in [name for name in arrays.files if name.startswith(_LABELS)]:
+                read.labels.setdefault(name.removeprefix(_LABELS).removeprefix("_"), []).append(arrays[name])
             read.classes.append(tuple(map(str, arrays["classes"])))
     return read

@@ -107,8 +107,10 @@ class LanguageTask(LabelTask):
         return spectral_frames(audio, self.frame_seconds)
 
 
-def synthetic_clips(languages: Sequence[str], timbres: Sequence[str], rng: np.random.Generator) -> Clips:
-    """Let every timbre read numbers in every language, three clips of 8 s each."""
+def synthetic_clips(
+    languages: Sequence[str], timbres: Sequence[str], rng: np.random.Generator, *, num_clips: int = _NUM_CLIPS
+) -> Clips:
+    """Let every timbre read numbers in every language, `num_clips` clips of 8 s each."""
     synthesizer = SpeechSynthesizer()
 
     def clip(voice: str) -> NDArray[np.float32]:
@@ -118,7 +120,7 @@ def synthetic_clips(languages: Sequence[str], timbres: Sequence[str], rng: np.ra
         return np.concatenate(parts)[: round(_CLIP_SECONDS * SAMPLE_RATE)]
 
     return {
-        language: {timbre: [clip(f"{language}+{timbre}") for _ in range(_NUM_CLIPS)] for timbre in timbres}
+        language: {timbre: [clip(f"{language}+{timbre}") for _ in range(num_clips)] for timbre in timbres}
         for language in languages
     }
 

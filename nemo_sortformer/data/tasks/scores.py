@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import KMeans
 
+from nemo_sortformer.data.tasks.folder import SplitArrays
+from nemo_sortformer.data.tasks.sequences import Split
 from nemo_sortformer.functional.counts import der_counts, speaker_count_counts
 
 Labels = NDArray[np.float32]
@@ -101,9 +103,18 @@ def reference_answers(
 REFERENCES = ("one class", "chance", "k-means", "linkage")
 
 
-def score_references(
-    embeddings: Sequence[NDArray[np.float32]], truths: Sequence[Labels]
-) -> dict[str, dict[str, float]]:
-    """The scores of all reference methods, arguments as in :func:`reference_answers`."""
-    answers = {method: reference_answers(method, embeddings, truths) for method in REFERENCES}
-    return {method: score_answers(found, truths)._asdict() for method, found in answers.items()}
+def score_references(splits: Mapping[Split, SplitArrays]) -> dict[str, dict[str, dict[str, float]]]:
+    """The scores of all reference methods, by :func:`part_name` and method."""
+    return {
+        part_name(split, kind): {
+            method: score_answers(reference_answers(method, data.embeddings, truths), truths)._asdict()
+            for method in REFERENCES
+        }
+        for split, data in splits.items()
+        for kind, truths in data.labels.items()
+    }
+
+
+def part_name(split: Split, kind: str) -> str:
+    """What the scores of a split and kind of label are called: `unseen`, or `unseen language`."""
+    return f"{split} {kind}".strip()

@@ -43,6 +43,8 @@ class LabeledSequence(NamedTuple):
     """0/1, shape (frames, classes of this sequence), columns in random order."""
     classes: tuple[str, ...]
     """What each column stands for."""
+    more_labels: dict[str, NDArray[np.float32]] = {}
+    """Where there are several kinds of labels: those of each kind by name, the main one, `labels`, among them."""
 
 
 @dataclass(kw_only=True)
