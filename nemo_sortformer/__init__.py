@@ -7,7 +7,11 @@ The public names below load on first use: importing this package imports neither
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nemo_sortformer.foreign_packages import hide_foreign_apex
+
 __version__ = "0.1.0"
+
+hide_foreign_apex()  # before NeMo, whose import it could break
 
 _HOMES = {
     "nemo_sortformer.functional.arrival": ("arrival_order", "sort_by_arrival"),
@@ -80,7 +84,10 @@ def __getattr__(name: str) -> Any:
     """Import the module that holds a public name, the first time the name is asked for."""
     if name not in _HOME_OF:
         raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    home = _HOME_OF[name]
+    value = getattr(importlib.import_module(home), name)
+    if home.startswith("nemo_sortformer.models"):  # a script that trains may say `trainer.strategy=nemo_sortformer`
+        importlib.import_module("nemo_sortformer.distributed")
     globals()[name] = value
     return value
 

@@ -22,8 +22,8 @@ class ParallelConfig:
     sequence_parallel: bool = False
     """With tensor parallelism, also split the frames between its blocks."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What is divided among the data-parallel processes: 0 nothing, 1 the float32 parameters and the optimizer's state,
-    2 also the gradients while they are summed over micro-batches, 3 also the parameters between their uses."""
+    """What is divided among the data-parallel processes: 0 nothing, 1 the float32 parameters and the optimizer's
+    state, 2 also the gradients while they are summed over micro-batches, 3 also the parameters between their uses."""
     replicate_size: int = 1
     """Groups of processes with a whole copy each, e.g. the number of nodes: division stays within a group."""
     activation_checkpointing: bool = False
@@ -50,8 +50,8 @@ class ParallelConfig:
                 raise ConfigError(f"`{name}` must be above 0, but is {getattr(self, name)}.")
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise ConfigError(
-                "`sequence_parallel` needs `tensor_parallel_size` of 2 or more, but is true with 1. Raise the size, or "
-                "leave `sequence_parallel` out."
+                "`sequence_parallel` needs `tensor_parallel_size` of 2 or more, but is true with 1. Raise the size, "
+                "or leave `sequence_parallel` out."
             )
         if self.zero_stage == 0 and self.replicate_size > 1:
             raise ConfigError(

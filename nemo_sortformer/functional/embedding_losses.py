@@ -70,6 +70,19 @@ def affinity_loss(
     return (0.5 * (of_alike + of_unlike)).sum() / (num_pairs > 0).sum().clamp(min=1)
 
 
+def count_paired(labels: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """How many recordings have a pair for :func:`affinity_loss`, which is the mean over these: an integer scalar.
+
+    Args:
+        labels: speech activity in [0, 1], active above 0.5, shape (batch, frames, slots).
+        lengths: valid frames per recording, shape (batch,); all frames where None.
+    """
+    single = (labels > 0.5).sum(dim=2) == 1
+    if lengths is not None:
+        single &= lengths_to_mask(lengths, labels.shape[1])
+    return (single.sum(dim=1) >= 2).sum()
+
+
 def deep_clustering_loss(embeddings: Tensor, labels: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Weighted squared error between the affinities of the embeddings and those of the labels, ||VV' - YY'||_W^2.
 

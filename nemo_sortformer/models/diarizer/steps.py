@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from nemo_sortformer.config import ConfigError, DiarizerConfig
 from nemo_sortformer.functional.losses import activity_loss
 from nemo_sortformer.models.diarizer import build
+from nemo_sortformer.models.shared.ranks import data_share
 from nemo_sortformer.models.shared.steps import Batch, SortedLabelSteps
 
 
@@ -39,7 +40,7 @@ class DiarizerSteps(SortedLabelSteps):
                 f"{config.sample_rate}."
             )
         trainer = self._trainer
-        world_size = 1 if trainer is None else trainer.world_size
+        rank, world_size = data_share(trainer, self.config.parallel)
         if world_size > 1 and config.source == "cuts" and trainer._accelerator_connector.use_distributed_sampler:
             raise ConfigError(
                 "`trainer.use_distributed_sampler` must be false with lhotse cuts on several devices: the loader "
@@ -59,7 +60,7 @@ class DiarizerSteps(SortedLabelSteps):
             config,
             num_slots=self.num_slots,
             subsampling=int(hops_per_frame),
-            rank=0 if trainer is None else trainer.global_rank,
+            rank=rank,
             world_size=world_size,
             training=name == "train_ds",
         )

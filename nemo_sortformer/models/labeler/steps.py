@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from nemo_sortformer.config.labeler import LabelerConfig
 from nemo_sortformer.metrics import DiarizationErrorRate
 from nemo_sortformer.models.labeler import build
+from nemo_sortformer.models.shared.ranks import data_share
 from nemo_sortformer.models.shared.steps import Batch, LabelColumns, SortedLabelSteps
 from nemo_sortformer.modules.label_head import forward_with_losses, has_own_losses
 
@@ -47,14 +48,14 @@ class LabelerSteps(SortedLabelSteps):
         if not config.manifest_filepath:
             logging.warning(f"`model.{name}` names no data, so there is no loader for it.")
             return None
-        trainer = self._trainer
+        rank, world_size = data_share(self._trainer, self.config.parallel)
         return build_embedding_loader(
             config,
             num_classes=self.num_classes,
             input_dim=self.config.input_dim,
             frame_seconds=config.frame_seconds or self.frame_seconds,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
+            rank=rank,
+            world_size=world_size,
             training=name == "train_ds",
         )
 

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nemo_sortformer.config import ConfigError
+from nemo_sortformer.functional.embedding_losses import count_paired
 from nemo_sortformer.functional.losses import sorted_label_cross_entropy
 from nemo_sortformer.losses import AffinityLoss
 from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
 from nemo_sortformer.models.shared.collar import CollarErrorRate
 from nemo_sortformer.models.shared.frame_mean import FrameMean
 from nemo_sortformer.models.shared.loader_names import neutral_names
+from nemo_sortformer.models.shared.ranks import rank_weights
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Input (batch, samples) or (batch, frames, width), its lengths (batch,), targets (batch, frames, slots), theirs."""
@@ -169,6 +171,19 @@ class SortedLabelSteps:
         weights = self.loss_weights()
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum()
 
+    def shared_loss(self, parts: dict[str, Tensor], targets: Tensor, lengths: Tensor) -> Tensor:
+        """The total of which the mean over processes is the loss of all their batches taken as one.
+
+        Each part is a mean over frames, the affinity loss one over the recordings that have a pair of frames.
+        """
+        frames = lengths.sum().float()
+        recordings = frames
+        if "affinity" in parts:
+            recordings = count_paired(targets[..., self.label_columns()[0].columns], lengths).float()
+        of_frames, of_recordings = rank_weights(torch.stack([frames, recordings])).unbind()
+        weights = {"affinity": of_recordings}
+        return self.total_loss({name: part * weights.get(name, of_frames) for name, part in parts.items()})
+
     @contextmanager
     def _draw_of_frames(self) -> Iterator[None]:
         """Let the affinity loss draw its frames at random in training, and the same ones at every evaluation."""
@@ -212,7 +227,7 @@ class SortedLabelSteps:
                 values["learning_rate"] = self._optimizer.param_groups[0]["lr"]
             values |= self._throughput()
             self.log_dict(values)
-        return {"loss": loss}
+        return {"loss": self.shared_loss(parts, targets, lengths)}
 
     def _check_finite(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
         """One more step on a loss of NaN, and all weights would be NaN too.
@@ -232,8 +247,11 @@ class SortedLabelSteps:
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient, before it is clipped."""
         if self._is_log_step():
+            norm = getattr(self.trainer.precision_plugin, "global_norm", None)  # where gradients are divided
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log(
+                "grad_norm", torch.nn.utils.get_total_norm(gradients) if norm is None else norm(self.parameters())
+            )
 
     def _is_log_step(self) -> bool:
         every = self.trainer.log_every_n_steps

@@ -1,0 +1,57 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""How far a run is: what a checkpoint says of it, and what that means for another number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nemo.utils import logging
+
+_host_groups: dict[str, Any] = {}
+
+
+def host_group(device: torch.device) -> Any:
+    """The processes, talking through main memory; all must call this at the same point."""
+    if dist.get_backend() == "gloo":
+        return None
+    key = str(device.type)
+    if key not in _host_groups:
+        _host_groups[key] = dist.new_group(backend="gloo")
+    return _host_groups[key]
+
+
+def count_running_batch(checkpoint: dict[str, Any]) -> None:
+    """Count the batch after which a checkpoint is made as done; Lightning would run it again."""
+    batches = _batches(checkpoint)
+    for part in ("total", "current") if batches else ():
+        batches[part]["completed"] = batches[part]["processed"]
+
+
+def change_layout(checkpoint: dict[str, Any], *, before: int, now: int) -> None:
+    """Recount the batches of the running epoch for another number of data-parallel processes.
+
+    What is kept is the number of items that all of them have seen. Where that is no whole number of batches, some come
+    once more.
+    """
+    logging.info(
+        f"The checkpoint is of {before} data-parallel processes, now there are {now}: random states start anew."
+    )
+    batches = _batches(checkpoint)
+    if not batches:
+        return
+    current = batches["current"]
+    if current["completed"] * before % now:
+        logging.warning(
+            f"{current['completed']} batches on each of {before} processes are no whole number of batches on each of "
+            f"{now}: up to {now - 1} batches of this epoch come twice."
+        )
+    for key in ("ready", "started", "processed", "completed"):
+        if key in current:
+            current[key] = current[key] * before // now
+
+
+def _batches(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    loops = checkpoint.get("loops") or {}
+    return loops.get("fit_loop", {}).get("epoch_loop.batch_progress")
