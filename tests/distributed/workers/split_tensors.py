@@ -1,0 +1,388 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""One of the processes of test_tensor_parallel.py: train a split model beside the whole one, and compare.
+
+Arguments: the file for the results, and the groups of cases, functions below. Each process also trains the whole model
+in float32 on the whole batch, so that it can compare by itself.
+"""
+
+import hashlib
+import sys
+from contextlib import nullcontext
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nemo_sortformer.distributed import split_randomness, tensor_group
+from nemo_sortformer.distributed.tensor_parallel import parallelize_tensors
+from nemo_sortformer.models.diarizer import SortformerDiarizer
+
+STEPS = 5
+SORTFORMER = {
+    "_target_": "nemo_sortformer.modules.SortformerEncoder",
+    "num_layers": 2,
+    "hidden_size": 16,
+    "inner_size": 32,
+    "num_attention_heads": 4,
+    "conv_kernel": 5,
+    "dropout": 0.0,
+}
+TRANSFORMER = {
+    "_target_": "nemo_sortformer.modules.TransformerStateEncoder",
+    "num_layers": 2,
+    "hidden_size": 16,
+    "inner_size": 32,
+    "num_attention_heads": 4,
+}
+
+
+def build(state_encoder=None, dropout=0.0, **conformer):
+    """A small diarizer whose parameters are away from the values at which a wrong split would not show."""
+    torch.manual_seed(0)
+    encoder = {
+        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+        "feat_in": 20,
+        "n_layers": 2,
+        "d_model": 32,
+        "subsampling": "dw_striding",
+        "subsampling_factor": 4,
+        "subsampling_conv_channels": 8,
+        "ff_expansion_factor": 2,
+        "n_heads": 4,
+        "conv_kernel_size": 5,
+        "conv_norm_type": "layer_norm",
+        "dropout": dropout,
+        "dropout_pre_encoder": dropout,
+        "dropout_emb": 0.0,
+        "dropout_att": dropout,
+        "use_pytorch_sdpa": True,
+        "sync_max_audio_length": False,
+        **conformer,
+    }
+    if dropout:
+        state_encoder = state_encoder | {
+            "attn_score_dropout": dropout,
+            "attn_layer_dropout": dropout,
+            "ffn_dropout": dropout,
+        }
+        if "Sortformer" in state_encoder["_target_"]:
+            state_encoder["dropout"] = dropout
+    model = SortformerDiarizer(
+        OmegaConf.create(
+            {
+                "max_num_of_spks": 3,
+                "preprocessor": {"features": 20},
+                "encoder": encoder,
+                "transformer_encoder": state_encoder or SORTFORMER,
+                "sortformer_modules": {"dropout_rate": dropout},
+                "affinity": {"dim": 8},
+            }
+        )
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("bias", "pos_bias_u", "pos_bias_v")):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.train()
+
+
+def make_batch(frames=58):
+    """Four recordings of features, two of each length, with labels: frames of the encoder are odd in number."""
+    generator = torch.Generator().manual_seed(1)
+    mel = torch.randn(4, 20, frames, generator=generator)
+    lengths = torch.tensor([frames, frames - 13, frames, frames - 13])
+    labels = (torch.rand(4, (frames + 3) // 4, 3, generator=generator) > 0.6).float()
+    return mel, lengths, labels
+
+
+def loss_of(model, mel, lengths, labels):
+    """All outputs count, those of the layers too."""
+    output = model.forward_features(mel, lengths)
+    labels = labels[:, : output.logits.shape[1]]
+    total = model.loss.total(model.loss.parts(output.logits, labels, output.lengths))
+    for logits in output.layer_logits:
+        total = total + 0.3 * F.binary_cross_entropy_with_logits(logits, labels)
+    return total + 0.1 * (output.embeddings[..., 0] - labels.mean(-1)).square().mean()
+
+
+def whole(tensor):
+    """A tensor of the whole model, wherever its parts are."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def average_gradients(model, mesh):
+    """Plain data parallelism."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
+            dist.all_reduce(grad, group=mesh["data"].get_group())
+            grad.div_(mesh["data"].size())
+
+
+def train(model, batch, mesh=None):
+    """Losses and first gradients of some steps of AdamW."""
+    # The biases of the keys have no gradient but rounding, which Adam with its usual epsilon would make steps of.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-4, foreach=False)
+    losses, gradients = [], {}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_of(model, *batch)
+        loss.backward()
+        if mesh is not None and mesh["data"].size() > 1:
+            average_gradients(model, mesh)
+            loss = loss.detach().clone()
+            dist.all_reduce(loss, group=mesh["data"].get_group())
+            loss /= mesh["data"].size()
+        if step == 0:
+            gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, gradients
+
+
+def relative(a, b):
+    """Largest difference, relative to the largest value."""
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) if b.numel() else 0.0
+
+
+def compare(mesh, *, sequence_parallel, batch=None, **settings):
+    """How much losses, gradients, parameters and buffers of the split model differ from those of the whole one."""
+    batch = batch or make_batch()
+    model = build(**settings)
+    split = build(**settings)
+    names = [name for name, _ in model.named_parameters()]
+    losses, gradients = train(model, batch)
+    parallelize_tensors(split, mesh["tensor"], sequence_parallel=sequence_parallel)
+    assert [name for name, _ in split.named_parameters()] == names
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in split.encoder.layers.parameters())
+    part = slice(None) if mesh["data"].size() == 1 else slice(mesh["data"].get_local_rank(), None, mesh["data"].size())
+    own_losses, own_gradients = train(split, [tensor[part] for tensor in batch], mesh)
+    assert own_gradients.keys() == gradients.keys()
+    buffers = dict(split.named_buffers())
+    split.eval(), model.eval()
+    with torch.no_grad():
+        outputs = [m.forward_features(*batch[:2]).logits for m in (split, model)]
+    return {
+        "loss": max(abs(a - b) / abs(b) for a, b in zip(own_losses, losses, strict=True)),
+        "gradient": max(relative(own_gradients[name], grad) for name, grad in gradients.items()),
+        "worst gradient": max(gradients, key=lambda name: relative(own_gradients[name], gradients[name])),
+        "parameter": max(relative(whole(dict(split.named_parameters())[n]), p) for n, p in model.named_parameters()),
+        "buffer": max(relative(whole(buffers[name]).float(), b.float()) for name, b in model.named_buffers()),
+        "output": relative(*outputs),
+        "moved": max(relative(p, q) for p, q in zip(model.parameters(), build(**settings).parameters(), strict=True)),
+        "held": held / sum(p.numel() for p in model.encoder.layers.parameters()),
+        "ranks differ": spread({name: whole(p) for name, p in split.named_parameters()}),
+    }
+
+
+def spread(tensors):
+    """Largest difference between the processes' copies of what they should have alike."""
+    worst = 0.0
+    for tensor in tensors.values():
+        copies = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(copies, tensor.contiguous())
+        worst = max(worst, *(float((one - copies[0]).abs().max()) for one in copies))
+    return worst
+
+
+def parity(mesh):
+    """Settings that must all agree with the whole model."""
+    longformer = {"self_attention_model": "rel_pos_local_attn", "att_context_size": [4, 4], "use_pytorch_sdpa": False}
+    cases = {
+        "sortformer": {},
+        "causal": {"state_encoder": SORTFORMER | {"causal": True}},
+        "transformer": {"state_encoder": TRANSFORMER},
+        "transformer pre-norm, future masked": {"state_encoder": TRANSFORMER | {"pre_ln": True, "mask_future": True}},
+        "batch norm": {"conv_norm_type": "batch_norm"},
+        "group norm, tied biases": {"conv_norm_type": "group_norm4", "untie_biases": False},
+        "attention by hand": {"use_pytorch_sdpa": False, "att_context_size": [6, 2]},
+        "absolute positions": {"self_attention_model": "abs_pos", "conv_norm_type": "instance_norm"},
+        "local attention": longformer,
+        "no biases, fused norm": {"use_bias": False, "conv_norm_type": "fused_batch_norm"},
+        "even frames": {"batch": make_batch(64)},
+    }
+    results = {}
+    for sequence_parallel in (False, True):
+        for name, case in cases.items():
+            key = name + (", sequence" if sequence_parallel else "")
+            results[key] = compare(mesh, sequence_parallel=sequence_parallel, **case)
+    return results
+
+
+def mixed(mesh):
+    """Tensor and data parallelism together."""
+    cases = {"sortformer": {}, "transformer": {"state_encoder": TRANSFORMER}}
+    return {
+        f"{name}, sequence {sequence_parallel}": compare(mesh, sequence_parallel=sequence_parallel, **case)
+        for name, case in cases.items()
+        for sequence_parallel in (False, True)
+    }
+
+
+def broken(mesh):
+    """The same comparison with one exchange left out at a time."""
+    results = {}
+
+    def skip(name, backward):
+        cls = getattr(tensor_group, name)
+        return mock.patch.object(cls, "backward" if backward else "forward", staticmethod(REPLACED[name, backward]))
+
+    for name, backward in REPLACED:
+        for sequence_parallel in (False, True):
+            with skip(name, backward):
+                found = compare(mesh, sequence_parallel=sequence_parallel)
+            results[f"{name} {'backward' if backward else 'forward'} {sequence_parallel}"] = found
+    return results
+
+
+def set_group(ctx, group, result):
+    """What the backward pass needs to know."""
+    ctx.group = group
+    return result
+
+
+REPLACED = {
+    ("_AddGradients", True): lambda ctx, grad: (grad, None),
+    ("_AddGradientsOfAll", True): lambda ctx, *grads: (None, *grads),
+    ("_AddUp", False): lambda ctx, partial, group: partial.clone(),
+    ("_JoinParts", True): lambda ctx, grad: (tensor_group._keep(grad, ctx.group, ctx.dim), None, None),
+    ("_AddUpParts", False): lambda ctx, partial, group: set_group(ctx, group, tensor_group._keep(partial, group, 1)),
+    ("_Exchange", True): lambda ctx, grad: (
+        torch.cat([grad.chunk(ctx.group.size, ctx.dims[1])[ctx.group.rank]] * ctx.group.size, ctx.dims[0]),
+        None,
+        None,
+        None,
+    ),
+    ("_KeepPart", True): lambda ctx, grad: (torch.cat([grad] * ctx.group.size, ctx.dim), None, None),
+}
+
+
+def dropout(mesh):
+    """Where random numbers are drawn, in which state the generators of the processes are there."""
+    results = {}
+    for shared in (False, True):
+        for name, encoder in (("sortformer", SORTFORMER), ("transformer", TRANSFORMER)):
+            for sequence_parallel in (False, True):
+                key = f"{name}{', sequence' if sequence_parallel else ''}{', shared seed' if shared else ''}"
+                with (
+                    mock.patch.object(split_randomness, "seed_of_rank", lambda seed, rank: seed)
+                    if shared
+                    else nothing()
+                ):
+                    results[key] = draws(mesh, encoder, sequence_parallel)
+    return results
+
+
+nothing = contextlib.nullcontext
+
+
+def draws(mesh, state_encoder, sequence_parallel):
+    """One step with dropout: the states of the generators at each draw, the results, and a second run."""
+    model = build(state_encoder, dropout=0.2)
+    parallelize_tensors(model, mesh["tensor"], sequence_parallel=sequence_parallel)
+    states = []
+
+    def record(function):
+        def wrapped(*args, **kwargs):
+            rate = kwargs.get("dropout_p", kwargs.get("p", args[1] if len(args) > 1 else 0.0))
+            training = function is not F.dropout or kwargs.get("training", len(args) < 3 or args[2])
+            if training and rate:
+                states.append(hashlib.sha1(torch.get_rng_state().numpy().tobytes()).hexdigest())
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    torch.manual_seed(5)
+    with (
+        mock.patch.object(F, "dropout", record(F.dropout)),
+        mock.patch.object(F, "scaled_dot_product_attention", record(F.scaled_dot_product_attention)),
+    ):
+        loss = loss_of(model, *make_batch())
+    loss.backward()
+    gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (states, float(loss.detach())))
+    alike = [len({rank[0][index] for rank in everyone}) == 1 for index in range(len(states))]
+    model.zero_grad()
+    torch.manual_seed(5)
+    again = recomputed(model)
+    return {
+        "alike": sum(alike),
+        "apart": len(alike) - sum(alike),
+        "repeated": len(states) - len(set(states)),
+        "losses": [rank[1] for rank in everyone],
+        "ranks differ": spread(gradients),
+        "generators agree": spread({"state": torch.get_rng_state().float()}) == 0,
+        "recomputed loss": abs(float(again) - float(loss.detach())),
+        "recomputed gradient": max(
+            relative(whole(p.grad), gradients[name]) for name, p in model.named_parameters() if p.grad is not None
+        ),
+    }
+
+
+def recomputed(model):
+    """The same step with the layers' activations thrown away and computed again."""
+    for layer in (*model.encoder.layers, *model.transformer_encoder.layers):
+        layer.forward = remember_little(layer.forward)
+    loss = loss_of(model, *make_batch())
+    loss.backward()
+    return loss.detach()
+
+
+def remember_little(forward):
+    """Activation checkpointing of one layer."""
+    return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def errors(mesh):
+    """What is refused, in which words; and that the model is as before."""
+    results = {}
+    odd = {
+        "heads": {"n_heads": 1, "state_encoder": SORTFORMER},
+        "state heads": {"state_encoder": SORTFORMER | {"num_attention_heads": 1}},
+        "inner": {"state_encoder": SORTFORMER | {"inner_size": 33}},
+        "groups": {"conv_norm_type": "group_norm1"},
+        "stochastic depth": {"stochastic_depth_drop_prob": 0.1},
+    }
+    for name, case in odd.items():
+        model = build(**case)
+        results[name] = refusal(lambda model=model: parallelize_tensors(model, mesh["tensor"], sequence_parallel=True))
+        results[f"{name} untouched"] = not any(isinstance(p, DTensor) for p in model.parameters())
+    model = build()
+    parallelize_tensors(model, mesh["tensor"], sequence_parallel=True)
+    results["twice"] = refusal(lambda: parallelize_tensors(model, mesh["tensor"], sequence_parallel=True))
+    linear = torch.nn.Linear(2, 2)
+    results["nothing"] = refusal(lambda: parallelize_tensors(linear, mesh["tensor"], sequence_parallel=False))
+    results["two dimensions"] = refusal(lambda: parallelize_tensors(build(), mesh, sequence_parallel=False))
+    return results
+
+
+def refusal(call):
+    """The message of the ``ValueError`` that `call` must raise."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return "nothing was said"
+
+
+def main(result, *groups):
+    """Run groups of cases, save the results of the first process."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    size = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("data", "tensor"))
+    results = {group: globals()[group](mesh) for group in groups}
+    if dist.get_rank() == 0:
+        torch.save(results, result)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
