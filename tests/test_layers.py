@@ -15,12 +15,13 @@ PACKAGE = ROOT / "nemo_sortformer"
 MAX_LINES = 400
 LICENCE = "# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0."
 
-GROUND = {"functional", "config"}
+GROUND = {"functional", "config", "foreign_packages"}
 MIDDLE = {"modules", "losses", "metrics", "data", "baselines"}
 UPPER = GROUND | MIDDLE | {"nemo_bridge", "models"}
 MAY_IMPORT = {
     "functional": set(),
     "config": set(),
+    "foreign_packages": set(),
     "modules": {"functional"},
     "losses": {"functional"},
     "metrics": {"functional"},

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -72,49 +71,26 @@ def _devices() -> dict[str, str]:
         rows[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if not torch.cuda.device_count():
         rows["cuda"] = "no GPU found"
+    rows["torch backends"] = _backends()
     rows["bf16 on GPU"] = "yes" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     return rows
 
 
+def _backends() -> str:
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return "torch without distributed training"
+    there = [name for name, found in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if found]
+    return f"{', '.join(there)} between processes"
+
+
 def _accelerators() -> dict[str, str]:
-    """What is there and what it would be used for; nothing of it is required."""
-    return {
-        "NVIDIA apex": _apex(),
-        "Transformer Engine": _found("transformer_engine", "FP8 training"),
-        "megatron-core": _found("megatron.core", "model parallelism"),
-    }
+    """What is there, what it would be used for, and what is chosen; nothing of it is required."""
+    from nemo_sortformer.distributed.accelerators import automatic_choices, find_accelerators
 
-
-def _found(module: str, use: str) -> str:
-    try:
-        there = find_spec(module) is not None
-    except (ImportError, ValueError):
-        there = False
-    return f"found; for {use}" if there else f"not found; would be for {use}"
-
-
-def _apex() -> str:
-    """NVIDIA's apex is built from source; the `apex` of the package index is another project of the same name."""
-    if find_spec("apex") is None:
-        return (
-            "not found; would be for fused optimizers. Build it from github.com/NVIDIA/apex: the package `apex` of "
-            "the package index is another project"
-        )
-    parts = [name for name in ("apex.optimizers", "apex.multi_tensor_apply") if _exists(name)]
-    if not parts:
-        try:
-            summary = distribution("apex").metadata["Summary"]
-        except PackageNotFoundError:
-            summary = "unknown"
-        return f"not found; the installed package `apex` is another project ({summary}): uninstall it"
-    return "found" + (", with CUDA kernels" if _exists("amp_C") else ", without CUDA kernels: of no use here")
-
-
-def _exists(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+    rows = {found.name: str(found) for found in find_accelerators()}
+    return rows | {f"auto {what}": choice for what, choice in automatic_choices().items()}
 
 
 def _shipped() -> str:
