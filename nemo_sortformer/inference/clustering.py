@@ -57,14 +57,16 @@ def cluster_probabilities(
         clean = heard  # they never speak one by one: better mixed voices than none
     if len(clean) < 2:
         return speech[:, None].astype(np.float32)
-    smooth = _unit(uniform_filter1d(embeddings.astype(np.float32), config.smooth_frames, axis=0, mode="nearest"))
-    centroids = _refine(_find_centroids(smooth[clean], config, lowest, highest), smooth, clean, config)
+    smooth = unit_vectors(
+        uniform_filter1d(embeddings.astype(np.float32), config.smooth_frames, axis=0, mode="nearest")
+    )
+    centroids = refine_centroids(find_centroids(smooth[clean], config, lowest, highest), smooth, clean, config)
     posterior = speaker_posterior(smooth, centroids, config)
     frames, first = np.arange(len(posterior)), posterior.argmax(axis=1)
     result = speech[:, None] * posterior
     result[frames, first] = speech
     if config.overlap and result.shape[1] > 1:
-        second = _second_speaker(result, first, config.overlap_window_frames)
+        second = second_speaker(result, first, config.overlap_window_frames)
         result[frames, second] = np.maximum(result[frames, second], overlap)
     arrival = np.where((result > 0.5).any(axis=0), (result > 0.5).argmax(axis=0), len(result))
     return np.ascontiguousarray(result[:, np.argsort(arrival, kind="stable")], dtype=np.float32)
@@ -95,16 +97,18 @@ def speaker_posterior(embeddings: np.ndarray, centroids: np.ndarray, config: Clu
     return score / score.sum(axis=1, keepdims=True)
 
 
-def _refine(centroids: np.ndarray, smooth: np.ndarray, clean: np.ndarray, config: ClusteringConfig) -> np.ndarray:
+def refine_centroids(
+    centroids: np.ndarray, smooth: np.ndarray, clean: np.ndarray, config: ClusteringConfig
+) -> np.ndarray:
     """Move the centroids to the frames that they attract; one that attracts none stays."""
     for _ in range(config.refinements):
         sums = (speaker_posterior(smooth, centroids, config)[clean] ** 2).T @ smooth[clean]
         attracts = np.linalg.norm(sums, axis=1, keepdims=True) > _TINY
-        centroids = np.where(attracts, _unit(sums), centroids)
+        centroids = np.where(attracts, unit_vectors(sums), centroids)
     return centroids
 
 
-def _find_centroids(frames: np.ndarray, config: ClusteringConfig, lowest: int, highest: int) -> np.ndarray:
+def find_centroids(frames: np.ndarray, config: ClusteringConfig, lowest: int, highest: int) -> np.ndarray:
     """Average-linkage clusters of at least two unit vectors (frames, dim), cut where speakers differ; unit centroids.
 
     Where more clusters than `highest` are large, the largest is chosen, and then those that add most to the chosen
@@ -121,7 +125,7 @@ def _find_centroids(frames: np.ndarray, config: ClusteringConfig, lowest: int, h
         highest = lowest
     if len(large) == 0:
         large = np.array([np.bincount(labels).argmax()])
-    centroids = _unit(np.stack([frames[labels == label].mean(axis=0) for label in large]))
+    centroids = unit_vectors(np.stack([frames[labels == label].mean(axis=0) for label in large]))
     sizes = np.array([(labels == label).sum() for label in large])
     chosen = [0]
     while len(chosen) < min(highest, len(large)):
@@ -151,7 +155,7 @@ def _large_clusters(labels: np.ndarray, least: int) -> np.ndarray:
     return order[sizes[order] >= max(least, 1)]
 
 
-def _second_speaker(result: np.ndarray, first: np.ndarray, window_frames: int) -> np.ndarray:
+def second_speaker(result: np.ndarray, first: np.ndarray, window_frames: int) -> np.ndarray:
     """Who speaks most around each frame beside the first, shape (frames,)."""
     around = uniform_filter1d(result, window_frames, axis=0, mode="nearest")
     around[np.arange(len(result)), first] = -1.0
@@ -172,5 +176,6 @@ def _check(embeddings: np.ndarray, probs: np.ndarray) -> None:
             )
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """The same directions with length 1; zeros stay zeros."""
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + _TINY)

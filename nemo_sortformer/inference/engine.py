@@ -178,7 +178,11 @@ def _read_ahead(
 
 
 def network_outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
-    """Run recordings, shape (samples,) each, as one batch; a single long one window by window."""
+    """Run recordings, shape (samples,) each, as one batch; a single long one window by window, or as a stream."""
+    if model.config.streaming is not None and options.config.assignment == "heads":
+        from nemo_sortformer.inference.stream import stream_recordings  # here, as that file needs this one
+
+        return stream_recordings(model, recordings)
     if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
         return batch_outputs(model, recordings)
     if options.config.assignment == "clustering":

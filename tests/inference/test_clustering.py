@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nemo_sortformer.config.inference import ClusteringConfig
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.inference.clustering import (
-    _refine,
     cluster_probabilities,
+    refine_centroids,
     speaker_posterior,
     speech_and_overlap,
 )
@@ -204,7 +204,7 @@ def test_clusters_that_split_together_do_not_exceed_what_is_demanded():
 def test_a_centroid_that_attracts_nobody_stays():
     config = ClusteringConfig(sharpness=1000.0, posterior_frames=1)
     smooth = np.tile(np.array([[1.0, 0.0]], np.float32), (9, 1))
-    np.testing.assert_allclose(_refine(np.eye(2, dtype=np.float32), smooth, np.arange(9), config), np.eye(2))
+    np.testing.assert_allclose(refine_centroids(np.eye(2, dtype=np.float32), smooth, np.arange(9), config), np.eye(2))
 
 
 @pytest.mark.parametrize("embedding", [np.zeros(8), np.eye(8)[0]], ids=["zeros", "all equal"])

@@ -23,12 +23,10 @@ class StreamOutput(NamedTuple):
     """Speech probabilities, shape (batch, frames, slots), float32, zero past `lengths`."""
     lengths: Tensor
     """New frames of each stream, shape (batch,)."""
-    ahead: Tensor
-    """What it says about the right context for the time being, shape (batch, frames, slots), float32."""
-    ahead_lengths: Tensor
-    """Frames of right context of each stream, shape (batch,)."""
     embeddings: Tensor | None
-    """Affinity embeddings of the new frames and the right context, shape (batch, frames, dim), float32, or None."""
+    """Affinity embeddings of the new frames and then of the right context, shape (batch, frames, dim), or None."""
+    activity: Tensor | None
+    """Probabilities that at least one, and at least two speak, shape (batch, frames, 2), or None."""
 
 
 def cache_rule(config: StreamingConfig) -> CacheRule:
@@ -110,13 +108,13 @@ def stream_step(
     probs = torch.where(lengths_to_mask(total, probs.shape[1])[:, :, None], probs, 0)
 
     start, size = old + left, min(config.chunk_len, chunk.shape[1])
-    ahead = heard - left - new
     chunk_probs = take(probs, start, new, size=size)
     new_state = update_cache(
         state, take(chunk, left, new, size=size), new, chunk_probs, probs[:, :most], rule, static=static
     )
-    embeddings = output.embeddings
+    embeddings, activity = output.embeddings, output.activity_logits
     if embeddings is not None:
-        embeddings = take(embeddings.float(), start, new + ahead, size=size + config.chunk_right_context)
-    provisional = take(probs, start + new, ahead, size=config.chunk_right_context)
-    return StreamOutput(chunk_probs, new, provisional, ahead, embeddings), new_state
+        embeddings = take(embeddings.float(), start, heard - left, size=size + config.chunk_right_context)
+    if activity is not None:
+        activity = take(torch.sigmoid(activity.float()), start, new, size=size)
+    return StreamOutput(chunk_probs, new, embeddings, activity), new_state

@@ -95,7 +95,9 @@ class StreamingMel(nn.Module):
         return MelStatistics(zeros[:, 0].clone(), zeros, zeros.clone())
 
     @torch.no_grad()
-    def forward(self, audio: Tensor, num_samples: Tensor, num_hops: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, num_samples: Tensor, num_hops: Tensor, skipped: Tensor, *, size: int
+    ) -> tuple[Tensor, Tensor]:
         """Mel features of pieces of audio.
 
         Args:
@@ -103,16 +105,16 @@ class StreamingMel(nn.Module):
             num_samples: valid samples of each, shape (batch,).
             num_hops: hops wanted of each, shape (batch,).
             skipped: hops to leave out before those, shape (batch,).
+            size: hops of the result.
 
         Returns:
             Features (batch, bands, hops), zero past `num_hops`, and which of them are valid (batch, hops).
         """
         mel, _ = self.front_end(input_signal=audio, length=num_samples)
-        size = int(audio.shape[1]) // self.hop_samples - self.margin_hops
-        place = torch.arange(max(size, 1), device=audio.device)
+        place = torch.arange(size, device=audio.device)
         first = skipped + self.margin_hops
         index = (place[None] + first[:, None]).clamp(max=mel.shape[2] - 1)
-        valid = lengths_to_mask(num_hops, len(place))
+        valid = lengths_to_mask(num_hops, size)
         found = mel.gather(2, index[:, None].expand(-1, mel.shape[1], -1))
         return torch.where(valid[:, None], found, 0), valid
 

@@ -1,0 +1,262 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Who speaks, while the audio comes in: one stream, many side by side, or a recording run as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_sortformer.config.inference import InferenceConfig
+from nemo_sortformer.config.streaming import StreamingConfig, streaming_settings
+from nemo_sortformer.inference.model_identity import identify
+from nemo_sortformer.inference.settings import inference_settings
+from nemo_sortformer.inference.stream_audio import pieces_of
+from nemo_sortformer.inference.stream_state import StreamError, StreamState
+from nemo_sortformer.inference.stream_steps import StreamUpdate, add_audio, new_state, run_steps
+from nemo_sortformer.inference.windows import Outputs
+
+if TYPE_CHECKING:
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+__all__ = ["BatchedStreamer", "StreamError", "StreamState", "StreamUpdate", "Streamer", "stream", "stream_recordings"]
+
+
+def stream(
+    model: SortformerDiarizer,
+    chunks: Any,
+    *,
+    sample_rate: int | None = None,
+    latency: Any = None,
+    override_config: Any = None,
+) -> Iterator[StreamUpdate]:
+    """Say who speaks, chunk by chunk.
+
+    Args:
+        model: the diarizer; between two updates it is as it was.
+        chunks: an iterable of pieces of any length, each an array or tensor (samples,) or (samples, channels), or
+            `bytes` of 16-bit PCM in one channel; or the path of an audio file.
+        sample_rate: of the pieces, in Hz; by default the model's, and for a file its own.
+        latency: ``30.4s``, ``10s``, ``1.04s`` or ``0.32s``, or settings; see :func:`streaming_settings`.
+        override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
+
+    Returns:
+        An iterator of updates, the last of which has `is_last`.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, or the model cannot stream.
+        AudioError: a piece is of no use.
+    """
+    pieces, rate = pieces_of(chunks, sample_rate=sample_rate, model_rate=model.config.sample_rate)
+    streamer = Streamer(model, sample_rate=rate, latency=latency, override_config=override_config)
+
+    def updates() -> Iterator[StreamUpdate]:
+        for piece in pieces:
+            yield from streamer.push(piece)
+        yield from streamer.finish()
+
+    return updates()
+
+
+class BatchedStreamer:
+    """Many streams through one model: those that have enough audio for a step are run together.
+
+    Streams come and go as they like. What is said of one does not depend on the others, and an error in a piece leaves
+    all of them as they were.
+
+    Args:
+        model: the diarizer.
+        latency: settings of new streams; see :func:`streaming_settings`. All streams of a batch have the same.
+        override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
+        sample_rate: of the pieces of new streams, in Hz; the model's where None.
+        max_batch: most streams run at once.
+    """
+
+    def __init__(
+        self,
+        model: SortformerDiarizer,
+        *,
+        latency: Any = None,
+        override_config: Any = None,
+        sample_rate: int | None = None,
+        max_batch: int = 64,
+    ) -> None:
+        self.model = model
+        self.config: StreamingConfig = streaming_settings(model.config.streaming, latency)
+        self.inference: InferenceConfig = inference_settings(model.config.inference, override=override_config)
+        self.sample_rate = sample_rate or model.config.sample_rate
+        self.max_batch = max_batch
+        self.identity = identify(model)
+        self._states: dict[Hashable, StreamState] = {}
+
+    @property
+    def streams(self) -> tuple[Hashable, ...]:
+        """Names of the open streams."""
+        return tuple(self._states)
+
+    def open(self, name: Hashable, *, sample_rate: int | None = None, state: StreamState | None = None) -> None:
+        """Begin a stream, or take one up from its state.
+
+        Raises:
+            StreamError: the name is in use, or the state is of another model or other settings.
+        """
+        if name in self._states:
+            raise StreamError(f"The stream `{name}` is open already. Close it first, or take another name.")
+        if state is None:
+            state = new_state(
+                self.model, self.config, self.inference, self.identity, sample_rate=sample_rate or self.sample_rate
+            )
+        self._states[name] = self._checked(state, sample_rate)
+
+    def push(
+        self, pieces: Mapping[Hashable, Any], *, sample_rate: int | None = None
+    ) -> dict[Hashable, list[StreamUpdate]]:
+        """Take in a piece of audio for each of some streams; one that is not open is begun.
+
+        Args:
+            pieces: by stream; see :func:`stream`.
+            sample_rate: of these pieces; an error where it is not that of their streams.
+
+        Returns:
+            The updates of each of these streams, often none.
+
+        Raises:
+            AudioError: a piece is of no use.
+            StreamError: a stream is finished, or the rate is another one.
+        """
+        states = {}
+        for name, piece in pieces.items():
+            state = self._states.get(name)
+            if state is None:
+                state = new_state(
+                    self.model, self.config, self.inference, self.identity, sample_rate=sample_rate or self.sample_rate
+                )
+            states[name] = add_audio(state, piece, self.model, name=name, sample_rate=sample_rate)
+        return self._run(states)
+
+    def finish(self, name: Hashable) -> list[StreamUpdate]:
+        """Answer what is left of a stream, with silence after it, and close it."""
+        state = self._open_state(name)
+        updates = self._run({name: add_audio(state, None, self.model, name=name)})[name]
+        del self._states[name]
+        return updates
+
+    def close(self, name: Hashable) -> StreamState:
+        """Stop a stream without finishing it, and give its state."""
+        state = self._open_state(name)
+        del self._states[name]
+        return state
+
+    def state(self, name: Hashable) -> StreamState:
+        """The state of a stream: a value, which later pieces do not change."""
+        return self._open_state(name)
+
+    def _open_state(self, name: Hashable) -> StreamState:
+        if name not in self._states:
+            raise StreamError(f"There is no open stream `{name}`.")
+        return self._states[name]
+
+    def _checked(self, state: StreamState, sample_rate: int | None) -> StreamState:
+        if not self.identity.matches(state.model):
+            raise StreamError(
+                f"The state belongs to the model `{state.model}`, but this is `{self.identity}`. Go on with the model "
+                "that the stream began with."
+            )
+        if state.config != self.config:
+            raise StreamError(
+                f"The state has the settings {state.config}, but this streamer has {self.config}. Give it "
+                "`latency=state.config`."
+            )
+        if sample_rate not in (None, state.sample_rate):
+            raise StreamError(f"The state is of a stream at {state.sample_rate} Hz, not at {sample_rate} Hz.")
+        return state
+
+    def _run(self, states: dict[Hashable, StreamState]) -> dict[Hashable, list[StreamUpdate]]:
+        found = run_steps(self.model, list(states.values()), max_batch=self.max_batch)
+        self._states.update(zip(states, (state for state, _ in found), strict=True))
+        return dict(zip(states, (updates for _, updates in found), strict=True))
+
+
+class Streamer:
+    """One stream through a model.
+
+    Args:
+        model: the diarizer.
+        latency: ``30.4s``, ``10s``, ``1.04s`` or ``0.32s``, or settings; see :func:`streaming_settings`.
+        sample_rate: of the pieces, in Hz; the model's where None.
+        override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
+        state: take this stream up where it was left; its settings then hold.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong, or the model cannot stream.
+        StreamError: the state belongs to another model.
+    """
+
+    def __init__(
+        self,
+        model: SortformerDiarizer,
+        *,
+        latency: Any = None,
+        sample_rate: int | None = None,
+        override_config: Any = None,
+        state: StreamState | None = None,
+    ) -> None:
+        if state is not None:
+            latency, override_config = latency or state.config, override_config or state.inference
+        self._streams = BatchedStreamer(model, latency=latency, override_config=override_config)
+        self._last: StreamState | None = None
+        self._streams.open(0, sample_rate=sample_rate, state=state)
+
+    @property
+    def state(self) -> StreamState:
+        """Everything the stream knows: a value, which later pieces do not change. See :class:`StreamState`."""
+        return self._last or self._streams.state(0)
+
+    def push(self, samples: Any, *, sample_rate: int | None = None) -> list[StreamUpdate]:
+        """Take in a piece of audio; give the updates that it makes possible, often none.
+
+        Raises:
+            AudioError: the piece is of no use; the stream is as it was before.
+            StreamError: the stream is finished, or `sample_rate` is not that of the stream.
+        """
+        if self._last is not None:
+            raise StreamError("The stream is finished. Begin a new one for what comes after it.")
+        return self._streams.push({0: samples}, sample_rate=sample_rate)[0]
+
+    def finish(self) -> list[StreamUpdate]:
+        """Answer what is left, as no more audio comes; the last update has `is_last`."""
+        if self._last is not None:
+            return []
+        before = self._streams.state(0)
+        updates = self._streams.finish(0)
+        self._last = replace(before, finished=True)
+        return updates
+
+
+def stream_recordings(
+    model: SortformerDiarizer, recordings: list[np.ndarray], *, latency: Any = None, block_seconds: float = 60.0
+) -> list[Outputs]:
+    """Run whole recordings as streams, as a model that was trained to stream wants it, in bounded memory.
+
+    Args:
+        model: the diarizer.
+        recordings: samples at the model's rate, shape (samples,) each.
+        latency: settings of the streams; the model's own where None.
+        block_seconds: audio taken in at once.
+
+    Returns:
+        Probabilities of each recording, as from :func:`batch_outputs`; no embeddings.
+    """
+    streamer = BatchedStreamer(model, latency=latency, override_config={"assignment": "heads"})
+    probs: list[list[np.ndarray]] = [[] for _ in recordings]
+    block = max(round(block_seconds * model.config.sample_rate), 1)
+    longest = max((len(samples) for samples in recordings), default=0)
+    for start in range(0, longest, block):
+        pieces = {i: samples[start : start + block] for i, samples in enumerate(recordings) if start < len(samples)}
+        for i, updates in streamer.push(pieces).items():
+            probs[i].extend(update.probs for update in updates)
+    for i in streamer.streams:
+        probs[i].extend(update.probs for update in streamer.finish(i))
+    return [Outputs(np.concatenate(parts), None) for parts in probs]
