@@ -64,7 +64,7 @@ def draw_sequence(
         ticks = names if row == main else [f"class {k}" for k in range(labels.shape[1])]
         axis.set_yticks(range(labels.shape[1]), ticks, fontsize=8)
         axis.set_ylim(max(labels.shape[1], 1) - 0.5, -0.5)
-        axis.set_ylabel(row, rotation=0, ha="right", va="center", labelpad=62)
+        axis.set_title(row, loc="left", fontsize=9)
     axes[-1].set_xlabel("frame" if frame_seconds == 1 else "seconds")
     axes[-1].set_xlim(0, end)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
