@@ -1,12 +1,12 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""The command line `nemo-sortformer`: `diarize | label | score | validate | simulate | env | demo`, one file each.
+"""The command line `nemo-sortformer`, one file per command.
 
 Commands import torch and NeMo inside their functions, so that `--help` answers at once.
 """
 
 import typer
 
-from nemo_sortformer.cli import demo, diarize, env, label, score, simulate, validate
+from nemo_sortformer.cli import demo, diarize, env, inspect, label, score, simulate, validate
 
 app = typer.Typer(
     name="nemo-sortformer",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("diarize")(diarize.diarize)
 app.command("label")(label.label)
+app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)
 app.command("validate")(validate.validate)
 app.command("simulate")(simulate.simulate)

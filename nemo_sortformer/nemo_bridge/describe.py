@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_sortformer.config import DiarizerConfig
 from nemo_sortformer.config.merge import ConfigError, from_cfg, to_plain
+from nemo_sortformer.config.streaming import LATENCIES, StreamingConfig, streaming_keys, streaming_settings
 from nemo_sortformer.nemo_bridge.allow_list import PREFIX
 from nemo_sortformer.nemo_bridge.archive import NemoFileError, member_names, read_nemo_config
-from nemo_sortformer.nemo_bridge.compat import NEMO_DIARIZER, Finding, diarizer_findings
+from nemo_sortformer.nemo_bridge.compat import NEMO_DIARIZER, NEMO_ONLY, Finding, diarizer_findings
 from nemo_sortformer.nemo_bridge.contents import TensorInfo, read_contents
 from nemo_sortformer.nemo_bridge.kinds import kind_of, tokenizer_of
 from nemo_sortformer.nemo_bridge.signatures import class_exists
@@ -55,7 +57,9 @@ class Checkpoint:
     frame_seconds: float | None
     """From one frame of the encoder's output to the next."""
     streaming: dict[str, Any] | None
-    """A diarizer's speaker cache, where it was trained for streaming."""
+    """A diarizer's chunks and speaker cache in frames, where it was trained for streaming."""
+    latencies: list[str]
+    """The latencies with a name at which a diarizer can stream."""
     tokenizer: dict[str, Any] | None
     """A speech recognizer's: kind and number of tokens."""
     parameters: dict[str, int]
@@ -96,12 +100,14 @@ def describe(path: str | os.PathLike[str]) -> Checkpoint:
     weights = _weights(path, problems)
     target = str(cfg.get("target") or "")
     notes: list[Finding] = []
+    found: list[Finding]
     if target == NEMO_DIARIZER:
         found = [*diarizer_findings(cfg), *(weight_findings(cfg, weights) if weights else [])]
         problems += [one for one in found if one.fatal]
         notes += [one for one in found if not one.fatal]
     elif target == OWN_DIARIZER:
-        problems += _own_findings(cfg)
+        cfg, found = _with_defaults(cfg)
+        problems += found
     elif target.startswith(PREFIX) and not class_exists(target):
         text = f"this version of nemo_sortformer has no class `{target}`."
         problems.append(Finding("target", text, "Install the version that wrote it."))
@@ -119,6 +125,7 @@ def describe(path: str | os.PathLike[str]) -> Checkpoint:
         slots=cfg.get("max_num_of_spks"),
         frame_seconds=_frame_seconds(mel, encoder),
         streaming=_streaming(cfg) if _is_diarizer(target) else None,
+        latencies=_latencies(cfg) if _is_diarizer(target) and not problems else [],
         tokenizer=tokenizer_of(cfg),
         parameters=_by_part(weights),
         dtypes=_by_dtype(weights),
@@ -143,19 +150,15 @@ def _weights(path: str | os.PathLike[str], problems: list[Finding]) -> dict[str,
         return {}
 
 
-def _own_findings(cfg: Mapping[str, Any]) -> list[Finding]:
-    from nemo_sortformer.config import DiarizerConfig
-    from nemo_sortformer.nemo_bridge.compat import NEMO_ONLY
-
-    plain = {key: value for key, value in cfg.items() if key not in NEMO_ONLY}
-    for name in ("train_ds", "validation_ds", "test_ds"):
-        plain.pop(name, None)  # of no weight for a restore
+def _with_defaults(cfg: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+    """Fill in the defaults of our own diarizer, and say what its settings have that this version does not know."""
+    left_out = (*NEMO_ONLY, "train_ds", "validation_ds", "test_ds")  # of no weight for a restore
+    plain = {key: value for key, value in cfg.items() if key not in left_out}
     try:
-        from_cfg(DiarizerConfig, plain, path="model")
+        config = from_cfg(DiarizerConfig, plain, path="model")
     except ConfigError as error:
-        way_out = "Install the version of nemo_sortformer that wrote it."
-        return [Finding("model", str(error), way_out)]
-    return []
+        return cfg, [Finding("model", str(error), "Install the version of nemo_sortformer that wrote it.")]
+    return cfg | {"preprocessor": config.preprocessor, "max_num_of_spks": config.max_num_of_spks}, []
 
 
 def _is_diarizer(target: str) -> bool:
@@ -172,7 +175,11 @@ def _abilities(
         diarize = stream = Ability(False, "see what stops it")
     else:
         diarize = Ability(True, "`nemo-sortformer diarize --model FILE`")
-        stream = Ability(True, "trained for it") if _streaming(cfg) else Ability(True, _NOT_TRAINED_FOR_STREAMS)
+        stream = (
+            Ability(True, "`model.stream`; it was trained for that")
+            if _streaming(cfg)
+            else Ability(True, _NOT_TRAINED_FOR_STREAMS)
+        )
     return {
         "diarize": diarize,
         "stream": stream,
@@ -181,7 +188,7 @@ def _abilities(
     }
 
 
-_NOT_TRAINED_FOR_STREAMS = "though it was trained on whole recordings: expect more errors than of a streaming model"
+_NOT_TRAINED_FOR_STREAMS = "`model.stream`; it was trained on whole recordings: expect more errors than whole"
 
 
 def _has_encoder(cfg: Mapping[str, Any], weights: Mapping[str, TensorInfo]) -> bool:
@@ -206,11 +213,22 @@ def _transcribe_ability(target: str, cfg: Mapping[str, Any]) -> Ability:
 
 
 def _streaming(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
-    if not cfg.get("streaming_mode"):
+    own = _group(cfg, "streaming")
+    if not own and not cfg.get("streaming_mode"):
         return None
-    head = _group(cfg, "sortformer_modules")
-    names = ("chunk_len", "chunk_left_context", "chunk_right_context", "fifo_len", "spkcache_len")
-    return {name: head[name] for name in (*names, "spkcache_update_period") if name in head}
+    group = own or _group(cfg, "sortformer_modules")
+    return {name: group[name] for name in streaming_keys() if group.get(name) is not None}
+
+
+def _latencies(cfg: Mapping[str, Any]) -> list[str]:
+    names, slots = [], cfg.get("max_num_of_spks", 4)
+    for name in LATENCIES:
+        try:
+            streaming_settings(from_cfg(StreamingConfig, _streaming(cfg) or {}), name).check(slots)
+        except ConfigError:
+            continue  # no room for so many speakers
+        names.append(name)
+    return names
 
 
 def _frame_seconds(mel: Mapping[str, Any], encoder: Mapping[str, Any]) -> float | None:

@@ -10,6 +10,7 @@ _KINDS = (
     # part of the class name, kind; the first that fits
     ("SortformerEncLabelModel", "Sortformer diarizer"),
     ("SortformerDiarizer", "Sortformer diarizer"),
+    ("SortformerLabeler", "Sortformer labeler"),
     ("Hybrid", "hybrid {transducer} and CTC speech recognizer"),
     ("EncDecMultiTaskModel", "attention (AED, Canary) speech recognizer"),
     ("EncDecTransfModelBPE", "attention (AED) speech recognizer"),
