@@ -32,6 +32,7 @@ from nemo_sortformer.inference.windows import (
     batch_outputs,
     windowed_outputs,
 )
+from nemo_sortformer.modules.lean_conformer import use_lean_inference
 
 if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
@@ -179,6 +180,7 @@ def _read_ahead(
 
 def network_outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
     """Run recordings, shape (samples,) each, as one batch; a single long one window by window, or as a stream."""
+    use_lean_inference(model.encoder)
     if model.config.streaming is not None and options.config.assignment == "heads":
         from nemo_sortformer.inference.stream import stream_recordings  # here, as that file needs this one
 
