@@ -31,13 +31,16 @@ class LabelFeedback(nn.Module):
         nn.init.constant_(self.labels.bias, -1.0)  # before training, a speaker is more likely silent than not
         self.encoding = PermutationEncoding(num_labels, hidden_size)
 
-    def forward(self, states: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, states: Tensor, mask: Tensor | None, lengths: Tensor | None, embeddings: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Estimate, sort, add.
 
         Args:
             states: shape (batch, frames, hidden_size).
             mask: bool, true = valid, shape (batch, frames), with the padding at the end; none = all valid.
             lengths: the number of valid frames, shape (batch,); none with `mask`.
+            embeddings: not read; :class:`AffinityFeedback` needs them.
 
         Returns:
             The states with the permutation encoding added, and the logits of the estimates, shape

@@ -5,6 +5,7 @@ from nemo.core.classes import NeuralModule, typecheck
 from nemo.core.neural_types import NeuralType
 from torch import Tensor, nn
 
+from nemo_sortformer.modules.affinity_feedback import AffinityFeedback
 from nemo_sortformer.modules.feed_forward import FeedForward
 from nemo_sortformer.modules.label_feedback import LabelFeedback
 from nemo_sortformer.modules.padding import (
@@ -43,6 +44,9 @@ class SortformerEncoder(NeuralModule):
             one half); by default "soft", and "hard" in causal mode, which has no choice.
         sort: false feeds the estimates back unsorted: a control with the same parameters.
         feedback: false leaves out estimates and feedback: a plain Transformer with convolutions.
+        affinity_layers: the first so many layers estimate the labels from affinities of embeddings that are given
+            with the states (:class:`AffinityFeedback`), the others from the states. One is best on real speech.
+        affinity_frames: frames over which these embeddings are averaged, odd; about a second.
         dropout: probability of zeroing a unit of each sub-layer's output while training, in [0, 1).
         attn_score_dropout: probability of zeroing an attention weight while training. Above zero, attention on a CPU
             holds frames squared numbers per head.
@@ -72,6 +76,8 @@ class SortformerEncoder(NeuralModule):
         measure: str | None = None,
         sort: bool = True,
         feedback: bool = True,
+        affinity_layers: int = 0,
+        affinity_frames: int = 13,
         dropout: float = 0.1,
         attn_score_dropout: float = 0.0,
         attn_layer_dropout: float | None = None,
@@ -89,8 +95,13 @@ class SortformerEncoder(NeuralModule):
         measure = measure or ("hard" if causal else "soft")
         head_size = hidden_size // max(num_attention_heads, 1)
         _check_settings(num_layers, num_labels, conv_kernel, positions, causal, measure, head_size)
+        if not 0 <= affinity_layers < num_layers or (affinity_layers and not feedback):
+            raise ValueError(
+                f"`affinity_layers` must be at least 0 and less than `num_layers`, {num_layers}, as the last has "
+                f"no estimates, and 0 without `feedback`, but is {affinity_layers}."
+            )
         self.hidden_size, self.num_labels = hidden_size, num_labels
-        self.causal = causal
+        self.causal, self.affinity_layers = causal, affinity_layers
         self.rotary_size = head_size if positions == "rope" else 0
         attn_layer_dropout = dropout if attn_layer_dropout is None else attn_layer_dropout
         ffn_dropout = dropout if ffn_dropout is None else ffn_dropout
@@ -100,8 +111,12 @@ class SortformerEncoder(NeuralModule):
             if not 0 <= rate < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), but is {rate}.")
 
-        def build_layer(*, last: bool) -> SortformerLayer:
-            labels = LabelFeedback(hidden_size, num_labels, measure=measure, causal=causal, sort=sort)
+        def build_layer(index: int) -> SortformerLayer:
+            labels: LabelFeedback | AffinityFeedback | None = None
+            if feedback and index < affinity_layers:
+                labels = AffinityFeedback(hidden_size, num_labels, frames=affinity_frames, causal=causal)
+            elif feedback and index < num_layers - 1:
+                labels = LabelFeedback(hidden_size, num_labels, measure=measure, causal=causal, sort=sort)
             return SortformerLayer(
                 SelfAttention(
                     hidden_size,
@@ -113,10 +128,10 @@ class SortformerEncoder(NeuralModule):
                 hidden_size=hidden_size,
                 conv=DepthwiseConv(hidden_size, conv_kernel, causal=causal) if conv_kernel else None,
                 conv_dropout=dropout,
-                feedback=labels if feedback and not last else None,
+                feedback=labels,
             )
 
-        self.layers = nn.ModuleList(build_layer(last=index == num_layers - 1) for index in range(num_layers))
+        self.layers = nn.ModuleList(build_layer(index) for index in range(num_layers))
         self.final_layer_norm = nn.LayerNorm(hidden_size) if pre_ln_final_layer_norm else nn.Identity()
 
     @property
@@ -133,19 +148,26 @@ class SortformerEncoder(NeuralModule):
         return self.forward_with_labels(encoder_states, encoder_mask)[0]
 
     def forward_with_labels(
-        self, encoder_states: Tensor, encoder_mask: Tensor | None = None
+        self, encoder_states: Tensor, encoder_mask: Tensor | None = None, embeddings: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Encode, and give the label estimates of the layers as well.
 
         Args:
             encoder_states: shape (batch, frames, hidden_size).
             encoder_mask: true or 1 = valid, shape (batch, frames), padding at the end; none = all valid.
+            embeddings: with `affinity_layers`, unit vectors that are near for frames of one class, as an
+                `AffinityHead` gives them, shape (batch, frames, dim).
 
         Returns:
             The states, shape (batch, frames, hidden_size), zero in the padding; and for each layer but the last the
             logits of its label estimates, shape (batch, frames, num_labels), float32, columns in order of arrival
             (with `sort`), which a loss may supervise with the sorted labels. Without `feedback` the list is empty.
         """
+        if self.affinity_layers and embeddings is None:
+            raise ValueError(
+                f"`affinity_layers` is {self.affinity_layers}, so the encoder must be given `embeddings`, but there "
+                "are none. Set `model.affinity`, which makes them, or `affinity_layers: 0`."
+            )
         mask = checked_mask(encoder_states, encoder_mask)
         states = clear_padding(encoder_states, mask)
         lengths = None if mask is None else mask.sum(dim=1)
@@ -155,7 +177,13 @@ class SortformerEncoder(NeuralModule):
         layer_logits = []
         for layer in self.layers:
             states, logits = layer(
-                states, mask=mask, lengths=lengths, keys=keys, is_causal=self.causal, rotation=rotation
+                states,
+                mask=mask,
+                lengths=lengths,
+                keys=keys,
+                is_causal=self.causal,
+                rotation=rotation,
+                embeddings=embeddings,
             )
             if logits is not None:
                 layer_logits.append(logits)

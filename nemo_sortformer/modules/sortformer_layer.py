@@ -4,6 +4,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nemo_sortformer.modules.affinity_feedback import AffinityFeedback
 from nemo_sortformer.modules.feed_forward import FeedForward
 from nemo_sortformer.modules.label_feedback import LabelFeedback
 from nemo_sortformer.modules.padding import clear_padding
@@ -49,7 +50,7 @@ class SortformerLayer(nn.Module):
         hidden_size: int,
         conv: DepthwiseConv | None = None,
         conv_dropout: float = 0.0,
-        feedback: LabelFeedback | None = None,
+        feedback: LabelFeedback | AffinityFeedback | None = None,
     ) -> None:
         super().__init__()
         self.conv_norm = None if conv is None else nn.LayerNorm(hidden_size)
@@ -70,6 +71,7 @@ class SortformerLayer(nn.Module):
         keys: Tensor | None,
         is_causal: bool,
         rotation: tuple[Tensor, Tensor] | None,
+        embeddings: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One layer.
 
@@ -80,6 +82,7 @@ class SortformerLayer(nn.Module):
             keys: the `mask` of :class:`SelfAttention`.
             is_causal: as there.
             rotation: as there.
+            embeddings: what an :class:`AffinityFeedback` reads, shape (batch, frames, dim).
 
         Returns:
             The states, and the logits of the label estimates or none; see :class:`LabelFeedback`.
@@ -90,4 +93,4 @@ class SortformerLayer(nn.Module):
             self.attention_norm(states), mask=keys, is_causal=is_causal, rotation=rotation
         )
         states = states + self.feed_forward(self.feed_forward_norm(states))
-        return (states, None) if self.feedback is None else self.feedback(states, mask, lengths)
+        return (states, None) if self.feedback is None else self.feedback(states, mask, lengths, embeddings)

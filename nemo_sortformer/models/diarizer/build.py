@@ -171,10 +171,17 @@ def build_parts(config: DiarizerConfig) -> Parts:
         "sortformer_modules",
         {"fc_d_model": width, "tf_d_model": int(state_encoder.hidden_size), "num_spks": config.max_num_of_spks},
     )
-    affinity_head = None
+    affinity_head, affinity_layers = None, getattr(state_encoder, "affinity_layers", 0)
+    if affinity_layers and config.affinity is None:
+        raise ConfigError(
+            f"`model.transformer_encoder.affinity_layers` is {affinity_layers}, but `model.affinity`, which makes the "
+            "embeddings that these layers read, is null. Set it, e.g. `model.affinity.weight=1.0`, or set "
+            "`affinity_layers` to 0."
+        )
     if config.affinity is not None:
         affinity_head = AffinityHead(width, config.affinity.dim)
-        affinity_head.requires_grad_(config.affinity.weight > 0)  # else DDP waits for a gradient that never comes
+        learns = config.affinity.weight > 0 or affinity_layers > 0
+        affinity_head.requires_grad_(learns)  # else DDP waits for a gradient that never comes
     activity_head = None
     if config.activity is not None:
         activity_head = ActivityHead(int(state_encoder.hidden_size))

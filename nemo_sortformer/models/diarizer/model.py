@@ -151,10 +151,11 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
         """What stands behind the acoustic encoder: its output (batch, width, frames) and valid frames (batch,)."""
         features = features.transpose(1, 2)
         mask = lengths_to_mask(lengths, features.shape[1])
-        states, layer_logits = self.transformer_encoder.forward_with_labels(
-            self.sortformer_modules.project(features), mask
-        )
         embeddings = None if self.affinity_head is None else self.affinity_head(states=features)
+        given = {"embeddings": embeddings} if getattr(self.transformer_encoder, "affinity_layers", 0) else {}
+        states, layer_logits = self.transformer_encoder.forward_with_labels(
+            self.sortformer_modules.project(features), mask, **given
+        )
         activity = None if self.activity_head is None else self.activity_head(states=states)
         return DiarizerOutput(self.sortformer_modules(states=states), lengths, layer_logits, embeddings, activity)
 
