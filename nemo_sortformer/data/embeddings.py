@@ -135,7 +135,12 @@ class EmbeddingDataset(Dataset[EmbeddingItem]):
         self.input_dim, self.frame_seconds, self.threshold = input_dim, frame_seconds, threshold
         self.max_frames, self.training, self.seed = max_frames, training, seed
         self.keep_earliest_classes = keep_earliest_classes
-        self.failures = FailureLog(max_failed_share, [entry.where for entry in self.entries])
+        self.failures = FailureLog(
+            max_failed_share,
+            [entry.where.strip("`") for entry in self.entries],
+            what="sequences",
+            hint="Repair them or leave them out.",
+        )
         self._rttm = LabelReader()
         # In shared memory, so that workers that live for several epochs see the new one.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()

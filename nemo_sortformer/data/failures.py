@@ -34,15 +34,25 @@ class FailureLog:
         max_failed_share: largest share of the recordings that may fail, in [0, 1]; 0 raises the first error as it is.
         names: all recordings, where they are known beforehand. Otherwise the share is that of the recordings seen so
             far by this process, of at least 100, so that one early failure does not end a long run.
+        what: what messages call them.
+        hint: the end of the message that too many failed.
 
     Raises:
         ValueError: `max_failed_share` is outside [0, 1].
     """
 
-    def __init__(self, max_failed_share: float, names: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        max_failed_share: float,
+        names: list[str] | None = None,
+        *,
+        what: str = "recordings",
+        hint: str = "Run `nemo-sortformer validate` on the manifest to see all that is wrong.",
+    ) -> None:
         if not 0 <= max_failed_share <= 1:
             raise ValueError(f"`max_failed_share` must be in [0, 1], but is {max_failed_share}.")
         self.max_failed_share = max_failed_share
+        self.what, self.hint = what, hint
         self._names = names
         self._flags = torch.zeros(len(names or ()), dtype=torch.uint8).share_memory_()
         self._late_names: dict[str, None] = {}
@@ -87,7 +97,6 @@ class FailureLog:
         if count > self.max_failed_share * total:
             some = ", ".join(f"`{failed}`" for failed in self.failed[:10])
             raise TooManyFailuresError(
-                f"{count} of {total} recordings failed, more than `max_failed_share` = {self.max_failed_share:g} "
-                f"allows: {some}{' ...' if count > 10 else ''}. Run `nemo-sortformer validate` on the manifest to see "
-                f"all that is wrong."
+                f"{count} of {total} {self.what} failed, more than `max_failed_share` = {self.max_failed_share:g} "
+                f"allows: {some}{' ...' if count > 10 else ''}. {self.hint}"
             ) from error
