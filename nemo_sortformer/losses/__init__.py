@@ -3,5 +3,6 @@
 
 from nemo_sortformer.losses.affinity_loss import AffinityLoss
 from nemo_sortformer.losses.sorted_label_loss import SortedLabelLoss
+from nemo_sortformer.losses.sorted_probability_loss import SortedProbabilityLoss
 
-__all__ = ["AffinityLoss", "SortedLabelLoss"]
+__all__ = ["AffinityLoss", "SortedLabelLoss", "SortedProbabilityLoss"]
