@@ -162,6 +162,7 @@ def test_the_frames_go_to_one_space_and_a_folder_that_is_there_is_kept(tmp_path)
     assert len(train.embeddings) == 12
     products = [frames @ frames.T for frames in train.embeddings]
     np.testing.assert_allclose(products[0], products[1], atol=1e-3)  # turned, not stretched
+    np.testing.assert_array_equal(train.embeddings[0][:, 0], train.embeddings[1][:, 0])  # void can be told as before
     assert not np.allclose(train.embeddings[0], train.embeddings[1], atol=0.1)
     variance = np.square(np.concatenate(train.embeddings)).mean()  # a rotation moves what is left of the mean
     assert variance == pytest.approx(1, abs=0.05)
@@ -177,14 +178,21 @@ def test_the_frames_go_to_one_space_and_a_folder_that_is_there_is_kept(tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text())["counts"]["train"] == 4
 
 
-def test_a_space_has_the_directions_of_largest_spread():
+def test_a_space_has_the_void_first_and_then_the_directions_of_largest_spread():
     rng = np.random.default_rng(0)
-    hidden = rng.standard_normal((500, 2)) * [3, 1]
-    frames = (hidden @ rng.standard_normal((2, 6)) + 0.01 * rng.standard_normal((500, 6)) + 5).astype(np.float32)
-    space = FrameSpace.fit(frames, 2)
+    active = rng.random(800) < 0.6
+    hidden = np.column_stack([3 * active, 3 * rng.standard_normal(800), rng.standard_normal(800)])
+    frames = (hidden @ rng.standard_normal((3, 6)) + 0.05 * rng.standard_normal((800, 6)) + 5).astype(np.float32)
+    space = FrameSpace.fit(frames, active, 3)
     found = space.project(frames)
-    assert np.allclose(found.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
+    assert found[active, 0].min() > found[~active, 0].max()
+    assert found[:, 0].std() == pytest.approx(1, rel=0.01)
+    assert found[:, 1:].var(axis=0).mean() == pytest.approx(1, rel=0.01)
+    assert found[:, 1].var() > 2 * found[:, 2].var()
     back, *_ = np.linalg.lstsq(found, frames - frames.mean(axis=0), rcond=None)
-    np.testing.assert_allclose(found @ back, frames - frames.mean(axis=0), atol=0.15)
+    np.testing.assert_allclose(found @ back, frames - frames.mean(axis=0), atol=0.3)
     turn = random_rotation(4, rng)
     np.testing.assert_allclose(turn @ turn.T, np.eye(4), atol=1e-6)
+    assert turn[0].tolist() == turn[:, 0].tolist() == [1, 0, 0, 0]
+    assert not np.allclose(turn[1:, 1:], np.eye(3), atol=0.1)

@@ -2,9 +2,10 @@
 """Open-set face indexation over a "video", with digits in the place of faces.
 
 Real are the images: 1797 scans of digits, written by 43 people, 8 x 8 pixels, inside scikit-learn's package. A digit
-stands for an identity, its many scans for the many looks of one person. Photographs inside the package give the
-pictures without a person. Made is the video: the order of shots, and the shots with two people, in which the pixel is
-the brighter one of two scans. There are real sets of faces, but none that is free, small and without a download.
+stands for an identity, its many scans for the many looks of one person. Two photographs inside the package give the
+pictures without a person: their left halves in training, their right halves in tests. Made is the video: the order
+of shots, and the shots with two people, in which the pixel is the brighter one of two scans. There are real sets of
+faces, but none that is free, small and without a download.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ class FaceTask(LabelTask):
             split: {name: images[(digits.target == int(name)) & (chosen)] for name in self.classes[split]}
             for split, chosen in (("train", ~held_back), ("seen", held_back), ("unseen", np.ones_like(held_back)))
         }
-        train_photo, test_photo = load_sample_image("china.jpg"), load_sample_image("flower.jpg")
-        self.photos = {"train": _gray(train_photo), "seen": _gray(test_photo), "unseen": _gray(test_photo)}
+        photos = [_gray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+        left = [photo[:, : photo.shape[1] // 2] for photo in photos]
+        right = [photo[:, photo.shape[1] // 2 :] for photo in photos]
+        self.photos: dict[Split, list[NDArray[np.float32]]] = {"train": left, "seen": right, "unseen": right}
         self.noise = noise
 
     def render(
@@ -65,8 +68,8 @@ class FaceTask(LabelTask):
             scans = self.images[split][classes[column]]
             shown = scans[rng.integers(len(scans), size=end - start)]
             frames[start:end] = np.maximum(frames[start:end], shown)
-        photo = self.photos[split]
         for frame in np.flatnonzero(frames[:, 0] < 0):
+            photo = self.photos[split][int(rng.integers(len(self.photos[split])))]
             row, column = (int(rng.integers(size - _SIDE + 1)) for size in photo.shape)
             frames[frame] = photo[row : row + _SIDE, column : column + _SIDE].ravel()
         return frames + self.noise * rng.standard_normal(frames.shape).astype(np.float32)

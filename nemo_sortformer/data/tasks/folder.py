@@ -17,27 +17,42 @@ from nemo_sortformer.data.tasks.build import TaskConfig
 from nemo_sortformer.data.tasks.sequences import SPLITS, LabelTask, Split
 
 _NUM_FITTED = 300
+_RIDGE = 0.1
 _SETTINGS = "settings.json"
 _LABELS = "labels"
 
 
 class FrameSpace(NamedTuple):
-    """Centre and principal directions of the training frames."""
+    """Centre and directions that the training frames decided; the first tells void from the rest."""
 
     mean: NDArray[np.float32]
     directions: NDArray[np.float32]
     """Shape (features, dim)."""
 
     @classmethod
-    def fit(cls, frames: NDArray[np.float32], dim: int) -> FrameSpace:
-        """Find the `dim` directions in which training frames vary most, features being scaled to unit spread first.
+    def fit(cls, frames: NDArray[np.float32], active: NDArray[np.bool_], dim: int) -> FrameSpace:
+        """Find the directions, features being scaled to unit spread first.
 
-        The result has a mean variance of one per direction; how the directions compare is kept.
+        The first is the one in which active frames differ most from void ones (Fisher's); the others are those in
+        which what is left varies most, with a mean variance of one, and keep how they compare.
+
+        Args:
+            frames: training frames, shape (frames, features).
+            active: which of them are not void, shape (frames,).
+            dim: how many directions, 2 or more; at most all features are used.
         """
         mean, scale = frames.mean(axis=0), frames.std(axis=0) + 1e-6
-        values, vectors = np.linalg.eigh(np.cov(((frames - mean) / scale).T))
-        chosen = np.argsort(values)[::-1][:dim]
-        directions = vectors[:, chosen] / scale[:, None] * np.sqrt(len(chosen) / values[chosen].sum())
+        unit = ((frames - mean) / scale).astype(np.float64)
+        shift = unit[active].mean(axis=0) - unit[~active].mean(axis=0)
+        within = np.cov((unit - active[:, None] * shift).T) + _RIDGE * np.eye(len(shift))
+        first = np.linalg.solve(within, shift)
+        first /= np.linalg.norm(first)
+        rest = unit - np.outer(unit @ first, first)
+        values, vectors = np.linalg.eigh(np.cov(rest.T))
+        chosen = np.argsort(values)[::-1][: min(dim, len(first)) - 1]
+        others = vectors[:, chosen] - np.outer(first, first @ vectors[:, chosen])
+        others *= np.sqrt(len(chosen) / values[chosen].sum())
+        directions = np.column_stack([first / (unit @ first).std(), others]) / scale[:, None]
         return cls(mean.astype(np.float32), directions.astype(np.float32))
 
     def project(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -46,9 +61,11 @@ class FrameSpace(NamedTuple):
 
 
 def random_rotation(dim: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw a rotation or reflection of space, uniformly, shape (dim, dim)."""
-    q, r = np.linalg.qr(rng.standard_normal((dim, dim)))
-    return (q * np.sign(np.diag(r))).astype(np.float32)
+    """Draw a rotation or reflection, uniformly, of all directions but the first, shape (dim, dim)."""
+    q, r = np.linalg.qr(rng.standard_normal((dim - 1, dim - 1)))
+    turn = np.eye(dim)
+    turn[1:, 1:] = q * np.sign(np.diag(r))
+    return turn.astype(np.float32)
 
 
 def write_task(
@@ -62,8 +79,8 @@ def write_task(
     """Write the sequences of a task, unless the folder holds just these.
 
     With `config.rotations` = k > 0 each training sequence is written k times, each time turned by another random
-    rotation of space: distances inside a sequence stay as they are, but where a class lies in space, which is of no
-    help with unseen classes, cannot be learnt by heart.
+    rotation of space: distances inside a sequence stay as they are, and so does the direction that tells void, but
+    where a class lies in space, which is of no help with unseen classes, cannot be learnt by heart.
 
     Args:
         task: makes the sequences; the split `recorded` is left out where it has none.
@@ -82,8 +99,9 @@ def write_task(
     if (folder / _SETTINGS).is_file() and json.loads((folder / _SETTINGS).read_text()) == settings:
         return manifests
     (folder / _SETTINGS).unlink(missing_ok=True)
-    fitted = [task.make("train", number).embeddings for number in range(min(_NUM_FITTED, counts["train"]))]
-    space = FrameSpace.fit(np.concatenate(fitted), config.dim)
+    made = [task.make("train", number) for number in range(min(_NUM_FITTED, counts["train"]))]
+    active = np.concatenate([sequence.labels.any(axis=1) for sequence in made])
+    space = FrameSpace.fit(np.concatenate([sequence.embeddings for sequence in made]), active, config.dim)
     for split, count in counts.items():
         shutil.rmtree(folder / split, ignore_errors=True)  # a longer one must not leave files behind
         (folder / split).mkdir(parents=True)
@@ -91,7 +109,7 @@ def write_task(
         rng = np.random.default_rng([config.seed, turns])
         lines = []
         for number in range(count):
-            sequence = task.make(split, number)
+            sequence = made[number] if split == "train" and number < len(made) else task.make(split, number)
             frames = space.project(sequence.embeddings)
             for copy in range(max(turns, 1)):
                 path = folder / split / f"{number:05d}_{copy}.npz"
