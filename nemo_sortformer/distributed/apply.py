@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -47,6 +48,9 @@ def apply(model: nn.Module, config: ParallelConfig, mesh: DeviceMesh, *, dtype: 
         ConfigError: the model has no layers to work on, or sizes do not divide.
     """
     broadcast_weights(model)
+    for module in model.modules():
+        if getattr(module, "sync_max_audio_length", False):  # NeMo's encoder would make the host wait at each step
+            module.sync_max_audio_length = False
     if config.tensor_parallel_size > 1:
         from nemo_sortformer.distributed.tensor_parallel import parallelize_tensors
 
@@ -69,8 +73,14 @@ def apply(model: nn.Module, config: ParallelConfig, mesh: DeviceMesh, *, dtype: 
 @torch.no_grad()
 def broadcast_weights(model: nn.Module) -> None:
     """Copy parameters and buffers of process 0 to all: only it loads the weights that a run starts from."""
+    by_dtype: defaultdict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
     for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(tensor.data, src=0)
+        by_dtype[tensor.dtype].append(tensor.data)
+    for tensors in by_dtype.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view_as(tensor))
 
 
 def seed_by_data_share(base: int, data_rank: int) -> None:

@@ -32,11 +32,11 @@ class Filler:
 
 
 class SharedLoader:
-    """Wraps a loader for a run of several processes; everything but iteration is the loader's own.
+    """Wraps a loader for a run of several processes; everything but iteration and length is the loader's own.
 
     Layers are gathered from all processes, so that all must run equally many batches. In training the first process to
     run out ends the epoch for all; in evaluation those that have run out repeat a batch, uncounted, until the last is
-    through. Loaders whose lengths are known and equal are not asked at each batch.
+    through. All processes must make this together. Where the lengths are known and equal, nobody is asked any more.
 
     Args:
         loader: this process's loader.
@@ -49,19 +49,24 @@ class SharedLoader:
         self._trainer = trainer
         self._group = group
         self._is_training = trainer.training
+        self._lengths = self._everyone(_length(loader))
+        if self._is_training and -1 not in self._lengths and len(set(self._lengths)) > 1:
+            logging.warning(
+                f"The processes have {self._lengths} batches of training data: each epoch ends after "
+                f"{min(self._lengths)}, and the rest is left out."
+            )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["loader"], name)
 
     def __len__(self) -> int:
-        return len(self.loader)
+        if -1 in self._lengths:
+            raise TypeError("The loader has no length.")
+        return min(self._lengths) if self._is_training else max(self._lengths)
 
     def __iter__(self) -> Iterator[Any]:
         batches = self._resumed() if self._is_training else iter(self.loader)
-        if dist.get_world_size() == 1:
-            return batches
-        lengths = self._everyone(_length(self.loader))
-        if -1 not in lengths and len(set(lengths)) == 1:
+        if -1 not in self._lengths and len(set(self._lengths)) == 1:
             return batches
         return self._until_one_ends(batches) if self._is_training else self._until_all_end(batches)
 

@@ -28,6 +28,10 @@ _STAGES = {"validation": "val", "test": "test"}
 _COLLAR = "der_collar"
 
 
+def _alone() -> bool:
+    return False
+
+
 class LossError(ValueError):
     """The loss is not finite, so that training cannot go on."""
 
@@ -67,7 +71,7 @@ class SortedLabelSteps:
         self._metric_names = (*self._frame_metrics(), _COLLAR)
         self._train_metrics = nn.ModuleDict(self._named_frame_metrics())
         for metric in self._train_metrics.values():
-            metric.sync_on_compute = False  # a look at this rank's batch is enough, and costs no waiting
+            metric.distributed_available_fn = _alone  # a look at this rank's batch is enough, and costs no waiting
         self._eval_metrics = nn.ModuleDict({stage: nn.ModuleList() for stage in _STAGES})
         self._window_start: float | None = None
         self._window_count: Tensor | None = None
