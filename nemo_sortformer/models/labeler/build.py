@@ -73,7 +73,7 @@ def build_parts(config: LabelerConfig) -> Parts:
         input_projection=nn.Identity() if config.input_dim == width else nn.Linear(config.input_dim, width),
         state_encoder=encoder,
         label_head=LabelHeads(heads) if config.heads else heads[""],
-        affinity_head=None if config.affinity is None else _build_affinity(config.affinity, width),
+        affinity_head=_build_affinity(config.affinity, width, getattr(encoder, "affinity_layers", 0)),
         loss=build_loss(config.loss),
     )
 
@@ -83,9 +83,16 @@ def _build_head(cfg: Mapping[str, Any], name: str, width: int, num_classes: int)
     return instantiate({"_target_": _LABEL_HEAD} | agreed)
 
 
-def _build_affinity(config: AffinityConfig, width: int) -> AffinityHead:
+def _build_affinity(config: AffinityConfig | None, width: int, affinity_layers: int) -> AffinityHead | None:
+    if config is None:
+        if affinity_layers:
+            raise ConfigError(
+                f"`model.encoder.affinity_layers` is {affinity_layers}, but `model.affinity`, which makes the "
+                "embeddings that these layers read, is null. Set it, e.g. `model.affinity.weight=1.0`, or set it to 0."
+            )
+        return None
     head = AffinityHead(width, config.dim)
-    head.requires_grad_(config.weight > 0)  # else DDP waits for a gradient that never comes
+    head.requires_grad_(config.weight > 0 or affinity_layers > 0)  # else DDP waits for a gradient that never comes
     return head
 
 

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes import ModelPT
 from nemo.core.classes.common import PretrainedModelInfo
@@ -17,6 +16,7 @@ from torch import Tensor
 from nemo_sortformer import nemo_bridge
 from nemo_sortformer.functional.frames import lengths_to_mask
 from nemo_sortformer.models.labeler import build
+from nemo_sortformer.models.labeler.output import LabelerOutput
 from nemo_sortformer.models.labeler.steps import LabelerSteps
 from nemo_sortformer.models.shared.nemo_files import NemoFiles
 from nemo_sortformer.models.shared.settings import set_aside_data, set_target, with_data
@@ -26,26 +26,6 @@ if TYPE_CHECKING:
     from nemo_sortformer.inference.labeling import Labeling
 
 nemo_bridge.register()
-
-
-class LabelerOutput(NamedTuple):
-    """What the model says about a batch; the fields of `DiarizerOutput`."""
-
-    logits: Tensor
-    """Label scores before the sigmoid, shape (batch, frames, slots); slot k is for the k-th class to arrive. With
-    several kinds of labels their slots stand side by side."""
-    lengths: Tensor
-    """Valid frames per sequence, shape (batch,)."""
-    layer_logits: list[Tensor]
-    """The label estimates inside the state encoder, each (batch, frames, labels); none for a Transformer."""
-    embeddings: Tensor | None
-    """Unit vectors, near for frames of one class, shape (batch, frames, dim); None without an affinity head."""
-
-    @property
-    def probs(self) -> Tensor:
-        """Label probabilities, shape (batch, frames, slots), zero past each length."""
-        mask = lengths_to_mask(self.lengths, self.logits.shape[1])
-        return torch.sigmoid(self.logits) * mask[:, :, None]
 
 
 class SortformerLabeler(LabelerSteps, NemoFiles, ModelPT):
@@ -117,24 +97,25 @@ class SortformerLabeler(LabelerSteps, NemoFiles, ModelPT):
                 f"`embeddings` must be (batch, frames, {self.config.input_dim}), of one frame or more, but has the "
                 f"shape {tuple(embeddings.shape)}. Its last axis is `model.input_dim`."
             )
-        states, mask, layer_logits = self.encode(embeddings, lengths)
-        return self.output_of(self.label_head(states=states, mask=mask), states, lengths, layer_logits)
+        states, mask, layer_logits, vectors = self.encode(embeddings, lengths)
+        return LabelerOutput(self.label_head(states=states, mask=mask), lengths, layer_logits, vectors)
 
-    def encode(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The states behind the label head, arguments as in :meth:`forward`.
+    def encode(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
+        """The states that the label head reads, arguments as in :meth:`forward`.
 
         Returns:
-            States (batch, frames, hidden_size), mask (batch, frames), and the label estimates of the layers.
+            States (batch, frames, hidden_size), mask (batch, frames), the label estimates of the layers, and the
+            affinity embeddings (batch, frames, dim) or None: of the states, or where the encoder reads the
+            embeddings (`affinity_layers`) of the frames that are given to it.
         """
         mask = lengths_to_mask(lengths, embeddings.shape[1])
-        states = self.input_projection(clear_padding(embeddings, mask))
-        states, layer_logits = self.state_encoder.forward_with_labels(states, mask)
-        return states, mask, layer_logits
-
-    def output_of(self, logits: Tensor, states: Tensor, lengths: Tensor, layer_logits: list[Tensor]) -> LabelerOutput:
-        """Put an output together; the affinity head looks at the states."""
-        vectors = None if self.affinity_head is None else self.affinity_head(states=states)
-        return LabelerOutput(logits, lengths, layer_logits, vectors)
+        frames = self.input_projection(clear_padding(embeddings, mask))
+        if getattr(self.state_encoder, "affinity_layers", 0):
+            vectors = self.affinity_head(states=frames)
+            states, layer_logits = self.state_encoder.forward_with_labels(frames, mask, embeddings=vectors)
+            return states, mask, layer_logits, vectors
+        states, layer_logits = self.state_encoder.forward_with_labels(frames, mask)
+        return states, mask, layer_logits, None if self.affinity_head is None else self.affinity_head(states=states)
 
     def label(self, embeddings: Any, **options: Any) -> list[Labeling]:
         """Say which classes are active when: :func:`nemo_sortformer.inference.label.label_sequences` on this model.

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from nemo_sortformer.config.labeler import LabelerConfig
 from nemo_sortformer.metrics import DiarizationErrorRate
 from nemo_sortformer.models.labeler import build
+from nemo_sortformer.models.labeler.output import LabelerOutput
 from nemo_sortformer.models.shared.ranks import data_share
 from nemo_sortformer.models.shared.steps import Batch, LabelColumns, SortedLabelSteps
 from nemo_sortformer.modules.label_head import forward_with_losses, has_own_losses
@@ -72,9 +73,9 @@ class LabelerSteps(SortedLabelSteps):
                 f"`targets` must have the batch and frames of the embeddings and the slots of the model, {expected}, "
                 f"but has {tuple(targets.shape)}."
             )
-        states, mask, layer_logits = self.encode(embeddings, lengths)
+        states, mask, layer_logits, vectors = self.encode(embeddings, lengths)
         logits, own = forward_with_losses(self.label_head, states, mask, targets)
-        output = self.output_of(logits, states, lengths, layer_logits)
+        output = LabelerOutput(logits, lengths, layer_logits, vectors)
         lengths = torch.minimum(lengths, target_lengths)
         parts = self.part_losses(output, targets, lengths)
         if own:
