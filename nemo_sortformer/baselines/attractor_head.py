@@ -52,6 +52,7 @@ class AttractorHead(NeuralModule):
         self.existence_weight, self.threshold = existence_weight, threshold
         self.encoder = nn.LSTM(hidden_size, hidden_size, batch_first=True)
         self.decoder = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.decoder.weight_ih_l0.requires_grad_(False)  # its input is zero
         self.existence = nn.Linear(hidden_size, 1)
 
     @property

@@ -95,7 +95,7 @@ def test_the_auxiliary_encoder_estimates_labels_and_feeds_nothing_back():
     assert [logits.shape for logits in layers] == [(3, 11, 3)] * 2
     hard = AuxiliaryLabelEncoder(**sizes, num_labels=3, measure="hard").double().eval()
     for layer in hard.layers[:2]:
-        torch.nn.init.normal_(layer.feedback.labels.weight, std=0.5)
+        torch.nn.init.normal_(layer.feedback.feedback.labels.weight, std=0.5)
     for logits in hard.forward_with_labels(states())[1]:
         assert (arrival_frames(logits.sigmoid()).diff(dim=1) >= 0).all()  # in order of arrival
 
