@@ -24,7 +24,7 @@ def labels_from_affinities(
     refinements: int = 2,
     causal: bool = False,
 ) -> Tensor:
-    """Estimate label columns, sorted by arrival by construction, from what is alike.
+    """Estimate label columns in order of arrival from what is alike.
 
     Column by column, with e the smoothed embeddings and r the speech that no column before explains:
 
@@ -36,7 +36,8 @@ def labels_from_affinities(
         y_t = speech_t * a_t;  r_t <- r_t * (1 - a_t)
 
     It is differentiable, parallel over time, linear in the number of frames, and needs no sort: column k is who is
-    first unexplained after columns 1 to k - 1 are, so arrivals are in order. All is computed in float32.
+    first unexplained after columns 1 to k - 1 are. So arrivals are in order wherever classes are apart; classes that
+    are alike share a column. All is computed in float32.
 
     Args:
         embeddings: unit vectors, near for frames of one class, shape (batch, frames, dim).

@@ -1,5 +1,5 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""Label feedback whose estimates come from affinities: columns in order of arrival by construction, without a sort."""
+"""Label feedback whose estimates come from affinities: columns in order of arrival without a sort."""
 
 import torch
 from torch import Tensor, nn

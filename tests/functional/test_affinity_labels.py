@@ -1,0 +1,89 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Labels from affinities: the sorted truth where voices are apart, whoever they are, also without the future."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from nemo_sortformer.functional.affinity_labels import labels_from_affinities
+from nemo_sortformer.functional.arrival import sort_by_arrival
+
+SHARP = {"smooth_frames": 1, "seed_frames": 1}
+
+
+def talk(classes, *, turn=20, turns=12, dim=16, seed=0, noise=0.0):
+    """Embeddings (1, T, dim), speech (1, T) and truth (1, T, classes): each class speaks once, then anybody does."""
+    generator = torch.Generator().manual_seed(seed)
+    voices = torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0][:classes]
+    order = [*torch.randperm(classes, generator=generator).tolist()]
+    order += torch.randint(classes, (turns - classes,), generator=generator).tolist()
+    truth = F.one_hot(torch.tensor(order), classes).repeat_interleave(turn, 0).float()
+    truth[::turn] = 0.0  # a short pause between turns
+    embeddings = truth @ voices + noise * torch.randn(len(truth), dim, generator=generator) / dim**0.5
+    return F.normalize(embeddings, dim=-1)[None], truth.any(-1).float()[None], truth[None]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@given(classes=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_voices_that_are_apart_give_the_labels_in_order_of_arrival(classes, seed, causal):
+    embeddings, speech, truth = talk(classes, seed=seed)
+    found = labels_from_affinities(embeddings, speech, 6, causal=causal, **SHARP) > 0.5
+    assert_close(found[..., :classes].float(), sort_by_arrival(truth))
+    assert not found[..., classes:].any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@given(seed=st.integers(0, 2**16))
+def test_nearly_all_is_right_with_noise_and_smoothing(seed, causal):
+    embeddings, speech, truth = talk(3, seed=seed, noise=0.7, turn=40)
+    found = labels_from_affinities(embeddings, speech, 4, causal=causal) > 0.5
+    # without the future a voice is known only when it has been heard for most of the frames that open a column
+    least = 0.7 if causal else 0.9
+    assert (found[..., :3].float() == sort_by_arrival(truth)).float().mean() > least
+
+
+@given(seed=st.integers(0, 2**16), past=st.integers(1, 239))
+def test_a_causal_answer_does_not_depend_on_what_comes(seed, past):
+    embeddings, speech, _ = talk(4, seed=seed, noise=0.5)
+    whole = labels_from_affinities(embeddings, speech, 4, causal=True)
+    cut = labels_from_affinities(embeddings[:, :past], speech[:, :past], 4, causal=True)
+    assert_close(whole[:, :past], cut)
+
+
+def test_padding_changes_nothing():
+    embeddings, speech, _ = talk(3, noise=0.3)
+    alone = labels_from_affinities(embeddings, speech, 4)
+    rubbish = F.normalize(torch.randn(1, 50, 16), dim=-1)
+    padded = labels_from_affinities(torch.cat([embeddings, rubbish], 1), F.pad(speech, (0, 50)), 4)
+    assert_close(padded[:, : alone.shape[1]], alone)
+    assert padded[:, alone.shape[1] :].abs().max() == 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_are_finite_also_in_silence(causal):
+    embeddings = F.normalize(torch.randn(2, 60, 8), dim=-1).requires_grad_()
+    speech = torch.rand(2, 60)
+    speech[1] = 0.0
+    speech.requires_grad_()
+    labels_from_affinities(embeddings, speech, 4, causal=causal).square().sum().backward()
+    assert embeddings.grad.isfinite().all()
+    assert speech.grad.isfinite().all()
+    assert embeddings.grad[0].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"speech": torch.ones(1, 9)}, "same frames"),
+        ({"num_labels": 0}, "num_labels"),
+        ({"smooth_frames": 4}, "odd"),
+        ({"refinements": -1}, "refinements"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    arguments = {"embeddings": torch.ones(1, 10, 4), "speech": torch.ones(1, 10), "num_labels": 2} | change
+    with pytest.raises(ValueError, match=message):
+        labels_from_affinities(**arguments)
