@@ -131,6 +131,27 @@ def run(script, folder, path, *overrides):
 
 
 @pytest.mark.slow
+def test_nemo_builds_our_data_sets_and_losses_by_target_once_the_plug_in_has_run(manifest):
+    from nemo.core.classes.common import safe_instantiate
+
+    plugin.NemoSortformerSearchPath().manipulate_search_path(ConfigSearchPathImpl())
+    recorded = {
+        "_target_": "nemo_sortformer.data.dataset.DiarizationDataset",
+        "manifest": str(manifest),
+        "num_slots": 2,
+    }
+    assert safe_instantiate(recorded)[0].targets.shape == (50, 2)
+    mixed = {"_target_": "nemo_sortformer.data.mixing.MixingDataset", "num_slots": 2}
+    mixed["config"] = {"synthetic_speakers": 3, "session_seconds": 2.0, "speaker_count_weights": [0, 1]}
+    assert next(iter(safe_instantiate(mixed))).targets.shape == (25, 2)
+    for name in ("SortedLabelLoss", "SortedProbabilityLoss"):
+        loss = safe_instantiate({"_target_": f"nemo_sortformer.losses.{name}", "sort_weight": 1.0, "pil_weight": 0.0})
+        assert type(loss).__name__ == name
+    with pytest.raises(ValueError, match="unsafe target"):
+        safe_instantiate({"_target_": "nemo_sortformer.data.rttm.read_rttm", "path": "x"})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["checkout", "wheel"])
 def test_a_script_that_knows_only_nemo_trains_with_our_parts(manifest, place, tmp_path, request):
     path = ROOT if place == "checkout" else request.getfixturevalue("site")

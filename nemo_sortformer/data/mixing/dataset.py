@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from nemo_sortformer.config.merge import from_cfg
 from nemo_sortformer.config.mixing import MixingConfig
 from nemo_sortformer.data.batch import DiarizationItem
 from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
@@ -73,7 +75,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
     the same numbers of ranks and workers sees the same data. All ranks give equally many conversations.
 
     Args:
-        config: what to mix.
+        config: what to mix; a group of keys, as a YAML has them, does as well.
         num_slots: speaker columns of the targets.
         subsampling: feature frames of 10 ms per target frame.
         seed: start of all draws.
@@ -88,7 +90,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
 
     def __init__(
         self,
-        config: MixingConfig,
+        config: MixingConfig | Mapping[str, Any],
         *,
         num_slots: int = 4,
         subsampling: int = 8,
@@ -98,6 +100,7 @@ class MixingDataset(IterableDataset[DiarizationItem]):
         pool: UtterancePool | None = None,
     ) -> None:
         super().__init__()
+        config = from_cfg(MixingConfig, config)
         most = max(index + 1 for index, weight in enumerate(config.speaker_count_weights) if weight > 0)
         if most > num_slots:
             raise ValueError(
