@@ -6,7 +6,7 @@ Commands import torch and NeMo inside their functions, so that `--help` answers 
 
 import typer
 
-from nemo_sortformer.cli import demo, diarize, env, inspect, label, score, simulate, validate
+from nemo_sortformer.cli import demo, diarize, env, inspect, label, plan, score, simulate, validate
 
 app = typer.Typer(
     name="nemo-sortformer",
@@ -22,6 +22,7 @@ app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)
 app.command("validate")(validate.validate)
 app.command("simulate")(simulate.simulate)
+app.command("plan")(plan.plan)
 app.command("demo")(demo.demo)
 app.command("env")(env.env)
 

@@ -69,15 +69,25 @@ def parallelize_tensors(model: nn.Module, mesh_1d: DeviceMesh, *, sequence_paral
         raise ValueError(
             "`model` is sharded already: split its tensors first, and shard it over data-parallel ranks afterwards."
         )
+    found = check_model(model, size=mesh_1d.size(), sequence_parallel=sequence_parallel)
+    group = TensorGroup(mesh_1d, sequence_parallel=sequence_parallel)
+    for module in found:
+        _plan_of(module).split(module, group)
+
+
+def check_model(model: nn.Module, *, size: int, sequence_parallel: bool) -> list[nn.Module]:
+    """Find the modules of `model` that `size` processes can share; nothing is changed.
+
+    Raises:
+        ValueError: there are none, or their sizes cannot be divided.
+    """
     found = {name: module for name, module in model.named_modules() if _plan_of(module) is not None}
     if not found:
         known = ", ".join(f"`{cls.__name__}`" for cls in PLANS)
         raise ValueError(f"`model` has nothing to split: tensor parallelism knows {known}.")
     for name, module in found.items():
-        _plan_of(module).check(module, name or "model", size=mesh_1d.size(), sequence_parallel=sequence_parallel)
-    group = TensorGroup(mesh_1d, sequence_parallel=sequence_parallel)
-    for module in found.values():
-        _plan_of(module).split(module, group)
+        _plan_of(module).check(module, name or "model", size=size, sequence_parallel=sequence_parallel)
+    return list(found.values())
 
 
 def _plan_of(module: nn.Module) -> Plan | None:

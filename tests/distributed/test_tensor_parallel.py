@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def on_two(run_processes):
     """Results of the cases that two processes run, by group."""
-    return run_processes("split_tensors.py", 2, "parity", "errors", "dropout", timeout=1200.0)
+    return run_processes("split_tensors.py", 2, "parity", "errors", "dropout", "memory", timeout=1200.0)
 
 
 def wrong(found):
@@ -32,10 +32,11 @@ def test_two_processes_train_as_one(on_two):
 
 def test_two_by_two_processes_train_as_one(run_processes):
     results = run_processes("split_tensors.py", 4, "mixed", timeout=1200.0)["mixed"]
-    assert len(results) == 4
+    assert len(results) == 7
     for case, found in results.items():
         assert not wrong(found), (case, found)
         assert found["ranks differ"] == 0, case
+        assert found["held"] < (0.53 if "by hand" in case else 0.27), case
 
 
 def test_a_missing_exchange_is_noticed(run_processes):
@@ -78,6 +79,13 @@ def test_recomputed_layers_drop_the_same_units(on_two):
     for case, found in on_two["dropout"].items():
         assert found["recomputed loss"] == 0, case
         assert found["recomputed gradient"] < 1e-6, case
+
+
+def test_a_process_holds_what_the_formulas_of_memory_say(on_two):
+    assert len(on_two["memory"]) == 8
+    for case, found in on_two["memory"].items():
+        assert found["parameters"] == found["formula parameters"], case
+        assert found["kept"] == pytest.approx(found["formula"], rel=0.05), case
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ in float32 on the whole batch, so that it can compare by itself.
 import hashlib
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from unittest import mock
 
 import torch
@@ -18,9 +19,16 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from nemo_sortformer.config import ParallelConfig
 from nemo_sortformer.distributed import split_randomness, tensor_group
+from nemo_sortformer.distributed.activations import Cost, activations_of
+from nemo_sortformer.distributed.apply import apply, build_mesh
+from nemo_sortformer.distributed.memory import parameters_of
 from nemo_sortformer.distributed.tensor_parallel import parallelize_tensors
 from nemo_sortformer.models.diarizer import SortformerDiarizer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from saved_tensors import saved_bytes  # noqa: E402  beside the tests, which are no package
 
 STEPS = 5
 SORTFORMER = {
@@ -115,16 +123,16 @@ def whole(tensor):
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def average_gradients(model, mesh):
+def average_gradients(model, data):
     """Plain data parallelism."""
     for parameter in model.parameters():
         if parameter.grad is not None:
             grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
-            dist.all_reduce(grad, group=mesh["data"].get_group())
-            grad.div_(mesh["data"].size())
+            dist.all_reduce(grad, group=data.get_group())
+            grad.div_(data.size())
 
 
-def train(model, batch, mesh=None):
+def train(model, batch, data=None, *, average=False):
     """Losses and first gradients of some steps of AdamW."""
     # The biases of the keys have no gradient but rounding, which Adam with its usual epsilon would make steps of.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-4, foreach=False)
@@ -133,11 +141,12 @@ def train(model, batch, mesh=None):
         optimizer.zero_grad()
         loss = loss_of(model, *batch)
         loss.backward()
-        if mesh is not None and mesh["data"].size() > 1:
-            average_gradients(model, mesh)
+        if data is not None and data.size() > 1:
+            if average:
+                average_gradients(model, data)
             loss = loss.detach().clone()
-            dist.all_reduce(loss, group=mesh["data"].get_group())
-            loss /= mesh["data"].size()
+            dist.all_reduce(loss, group=data.get_group())
+            loss /= data.size()
         if step == 0:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
@@ -150,18 +159,24 @@ def relative(a, b):
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) if b.numel() else 0.0
 
 
-def compare(mesh, *, sequence_parallel, batch=None, **settings):
+def compare(mesh, *, sequence_parallel=False, batch=None, config=None, **settings):
     """How much losses, gradients, parameters and buffers of the split model differ from those of the whole one."""
     batch = batch or make_batch()
     model = build(**settings)
     split = build(**settings)
     names = [name for name, _ in model.named_parameters()]
     losses, gradients = train(model, batch)
-    parallelize_tensors(split, mesh["tensor"], sequence_parallel=sequence_parallel)
+    if config is None:
+        data = mesh["data"]
+        parallelize_tensors(split, mesh["tensor"], sequence_parallel=sequence_parallel)
+    else:
+        own_mesh = build_mesh(config, "cpu")
+        data = own_mesh["data_parallel"]
+        apply(split, config, own_mesh)
     assert [name for name, _ in split.named_parameters()] == names
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in split.encoder.layers.parameters())
-    part = slice(None) if mesh["data"].size() == 1 else slice(mesh["data"].get_local_rank(), None, mesh["data"].size())
-    own_losses, own_gradients = train(split, [tensor[part] for tensor in batch], mesh)
+    part = [tensor.chunk(data.size())[data.get_local_rank()] for tensor in batch]  # of equal numbers of valid frames
+    own_losses, own_gradients = train(split, part, data, average=config is None)
     assert own_gradients.keys() == gradients.keys()
     buffers = dict(split.named_buffers())
     split.eval(), model.eval()
@@ -215,13 +230,19 @@ def parity(mesh):
 
 
 def mixed(mesh):
-    """Tensor and data parallelism together."""
-    cases = {"sortformer": {}, "transformer": {"state_encoder": TRANSFORMER}}
-    return {
-        f"{name}, sequence {sequence_parallel}": compare(mesh, sequence_parallel=sequence_parallel, **case)
-        for name, case in cases.items()
-        for sequence_parallel in (False, True)
-    }
+    """Tensor and data parallelism together: by hand, and with divided parameters."""
+    results = {}
+    for sequence_parallel in (False, True):
+        key = "sequence" if sequence_parallel else "tensor"
+        results[f"{key}, by hand"] = compare(mesh, sequence_parallel=sequence_parallel)
+        for stage in (2, 3):
+            config = ParallelConfig(tensor_parallel_size=2, sequence_parallel=sequence_parallel, zero_stage=stage)
+            results[f"{key}, stage {stage}"] = compare(mesh, config=config)
+    config = ParallelConfig(
+        tensor_parallel_size=2, sequence_parallel=True, zero_stage=3, activation_checkpointing=True
+    )
+    results["transformer, recomputed"] = compare(mesh, config=config, state_encoder=TRANSFORMER)
+    return results
 
 
 def broken(mesh):
@@ -269,16 +290,14 @@ def dropout(mesh):
         for name, encoder in (("sortformer", SORTFORMER), ("transformer", TRANSFORMER)):
             for sequence_parallel in (False, True):
                 key = f"{name}{', sequence' if sequence_parallel else ''}{', shared seed' if shared else ''}"
-                with (
-                    mock.patch.object(split_randomness, "seed_of_rank", lambda seed, rank: seed)
-                    if shared
-                    else nothing()
-                ):
+                with mock.patch.object(split_randomness, "seed_of_rank", same_seed) if shared else nullcontext():
                     results[key] = draws(mesh, encoder, sequence_parallel)
     return results
 
 
-nothing = contextlib.nullcontext
+def same_seed(common_seed, rank):
+    """What must not be."""
+    return common_seed
 
 
 def draws(mesh, state_encoder, sequence_parallel):
@@ -337,6 +356,29 @@ def recomputed(model):
 def remember_little(forward):
     """Activation checkpointing of one layer."""
     return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def memory(mesh):
+    """What a process keeps for the backward pass, and its parameters: measured, and by the formulas."""
+    results = {}
+    batch = make_batch(400)  # 100 frames
+    for name, encoder in (("sortformer", SORTFORMER), ("transformer", TRANSFORMER)):
+        for norm in ("batch_norm", "layer_norm"):
+            for sequence_parallel in (False, True):
+                model = build(encoder, dropout=0.1, conv_norm_type=norm)
+                held = parameters_of(model, tensor_size=2, sequence_parallel=sequence_parallel)
+                cost = Cost(4, 4, False, tensor_size=2, sequence_parallel=sequence_parallel)
+                formula = len(batch[0]) * activations_of(model, 100, cost).kept
+                parallelize_tensors(model, mesh["tensor"], sequence_parallel=sequence_parallel)
+                kept = saved_bytes(lambda model=model: model.forward_features(*batch[:2]).logits, model)
+                local = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters())
+                results[f"{name}, {norm}, {sequence_parallel}"] = {
+                    "kept": kept,
+                    "formula": formula,
+                    "parameters": local,
+                    "formula parameters": held.total,
+                }
+    return results
 
 
 def errors(mesh):
