@@ -14,6 +14,7 @@ def labels_from_affinities(
     embeddings: Tensor,
     speech: Tensor,
     num_labels: int,
+    mask: Tensor | None = None,
     *,
     scale: float | Tensor = 16.0,
     margin: float | Tensor = 0.5,
@@ -41,8 +42,9 @@ def labels_from_affinities(
 
     Args:
         embeddings: unit vectors, near for frames of one class, shape (batch, frames, dim).
-        speech: probability that any class is active, zero in the padding, shape (batch, frames).
+        speech: probability that any class is active, shape (batch, frames).
         num_labels: number of columns S.
+        mask: bool, true = valid, shape (batch, frames), padding at the end; none = all valid.
         scale: how fast the probability of "the same class" rises with the cosine.
         margin: cosine at which same and different are equally likely.
         smooth_frames: embeddings are averaged over so many frames, odd.
@@ -65,6 +67,8 @@ def labels_from_affinities(
     _check(embeddings, speech, num_labels, smooth_frames, seed_frames, refinements)
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     embeddings, speech = embeddings.to(dtype), speech.to(dtype)
+    if mask is not None:
+        embeddings, speech = embeddings.masked_fill(~mask[..., None], 0.0), speech.masked_fill(~mask, 0.0)
     voices_BTD = F.normalize(_box(embeddings * speech[..., None], smooth_frames, causal=causal), dim=-1, eps=_TINY)
 
     def total(values: Tensor) -> Tensor:
@@ -82,6 +86,8 @@ def labels_from_affinities(
         else:
             unexplained = _box(left[..., None], seed_frames, causal=False)[..., 0]
         start = torch.sigmoid(seed_sharpness * (unexplained - seed_threshold)).clamp(max=1 - 1e-4)
+        if mask is not None:
+            start = start.masked_fill(~mask, 0.0)
         not_before = F.pad(torch.log1p(-start).cumsum(dim=1), (1, 0))[:, :-1].exp()
         first = start * not_before
         found = total(first).clamp(max=1.0)

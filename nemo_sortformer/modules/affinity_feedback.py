@@ -40,13 +40,12 @@ class AffinityFeedback(nn.Module):
         """
         scores = self.speech(self.norm(states))[..., 0]
         speech = scores.to(torch.promote_types(scores.dtype, torch.float32)).sigmoid()
-        if mask is not None:
-            speech = speech.masked_fill(~mask, 0.0)
         with torch.autocast(states.device.type, enabled=False):
             probs = labels_from_affinities(
                 embeddings,
                 speech,
                 self.num_labels,
+                mask,
                 scale=self.scale.to(speech.dtype),
                 margin=self.margin.to(speech.dtype),
                 smooth_frames=self.frames,

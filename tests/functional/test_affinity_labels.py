@@ -57,7 +57,8 @@ def test_padding_changes_nothing():
     embeddings, speech, _ = talk(3, noise=0.3)
     alone = labels_from_affinities(embeddings, speech, 4)
     rubbish = F.normalize(torch.randn(1, 50, 16), dim=-1)
-    padded = labels_from_affinities(torch.cat([embeddings, rubbish], 1), F.pad(speech, (0, 50)), 4)
+    mask = torch.arange(alone.shape[1] + 50)[None] < alone.shape[1]
+    padded = labels_from_affinities(torch.cat([embeddings, rubbish], 1), F.pad(speech, (0, 50), value=0.9), 4, mask)
     assert_close(padded[:, : alone.shape[1]], alone)
     assert padded[:, alone.shape[1] :].abs().max() == 0
 
