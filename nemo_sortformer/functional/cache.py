@@ -255,15 +255,18 @@ def _grow_cache(
     both = [state.cache_lengths, leaving]
     grown = pack([state.cache, gone], both, size=max(size, limit))
     grown_probs = pack([kept_probs, gone_probs], both, size=max(size, limit))
-    if size <= limit:
-        return state._replace(cache=grown, cache_probs=grown_probs, cache_lengths=state.cache_lengths + leaving)
-    full = state.cache_lengths + leaving > limit
-    best, best_probs = compress(grown, grown_probs, state.silence_mean, rule)
+    total = state.cache_lengths + leaving
+    full, compressed = total > limit, state.compressed | (total > limit)
+    cache, cache_probs = grown[:, :limit], grown_probs[:, :limit]
+    if size > limit:
+        best, best_probs = compress(grown, grown_probs, state.silence_mean, rule)
+        cache = torch.where(full[:, None, None], best, cache)
+        cache_probs = torch.where(full[:, None, None], best_probs, cache_probs)
     return state._replace(
-        cache=torch.where(full[:, None, None], best, grown[:, :limit]),
-        cache_probs=torch.where(full[:, None, None], best_probs, grown_probs[:, :limit]),
-        cache_lengths=(state.cache_lengths + leaving).clamp(max=limit),
-        compressed=state.compressed | full,
+        cache=cache,
+        cache_probs=torch.where(compressed[:, None, None], cache_probs, 0),
+        cache_lengths=total.clamp(max=limit),
+        compressed=compressed,
     )
 
 

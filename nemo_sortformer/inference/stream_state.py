@@ -48,7 +48,9 @@ class StreamState:
     resampler: ResamplerState
     segments: LiveSegments
     recent: np.ndarray
-    """Probabilities of the latest frames, which the median filter still needs, shape (frames, speakers)."""
+    """Probabilities of the latest settled frames, which the median filter still needs, shape (frames, speakers)."""
+    unsettled: np.ndarray
+    """Probabilities of the frames after those, which are answered but will be judged again."""
     left_over: bytes = b""
     """Half a sample of 16-bit PCM."""
     num_samples: int = 0
@@ -109,7 +111,8 @@ class StreamState:
             values["cache"] = SpeakerCache(**values["cache"])
             values["resampler"] = ResamplerState(**_arrays(values["resampler"]))
             values["segments"] = LiveSegments(**_arrays(values["segments"]))
-            values["audio"], values["recent"] = values["audio"].numpy(), values["recent"].numpy()
+            for name in ("audio", "recent", "unsettled"):
+                values[name] = values[name].numpy()
             if values["statistics"] is not None:
                 values["statistics"] = MelStatistics(**values["statistics"])
             if values["speakers"] is not None:

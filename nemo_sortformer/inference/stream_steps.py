@@ -15,15 +15,15 @@ from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.config.streaming import StreamingConfig
 from nemo_sortformer.data.resample import resample_piece, start_resampling
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.functional.cache import join_caches, split_cache
+from nemo_sortformer.functional.cache import SpeakerCache, join_caches, split_cache
 from nemo_sortformer.functional.live_segments import advance_segments, no_segments
 from nemo_sortformer.inference.engine import evaluating
 from nemo_sortformer.inference.model_identity import ModelIdentity
-from nemo_sortformer.inference.online_clustering import assign_speakers, no_speakers
+from nemo_sortformer.inference.online_clustering import Heard, assign_speakers, no_speakers
 from nemo_sortformer.inference.stream_audio import piece_samples
 from nemo_sortformer.inference.stream_state import StreamError, StreamState
 from nemo_sortformer.models.diarizer.level import EPSILON
-from nemo_sortformer.models.diarizer.streaming import init_stream, stream_step
+from nemo_sortformer.models.diarizer.streaming import StreamOutput, init_stream, stream_step
 from nemo_sortformer.models.diarizer.streaming_mel import MelStatistics, StreamingMel, streaming_mel
 
 if TYPE_CHECKING:
@@ -122,8 +122,9 @@ def new_state(
         resampler=start_resampling(),
         segments=no_segments(num_slots),
         recent=np.zeros((0, num_slots), dtype=np.float32),
+        unsettled=np.zeros((0, num_slots), dtype=np.float32),
         statistics=mel.empty_statistics(model.device) if mel.normalization else None,
-        speakers=no_speakers(model.affinity_head.dim, num_slots) if clusters else None,
+        speakers=no_speakers(model.affinity_head.dim) if clusters else None,
     )
 
 
@@ -195,7 +196,7 @@ def run_steps(
     for state, found in zip(states, updates, strict=True):
         if state.finished and not (found and found[-1].is_last):
             none = np.zeros((0, state.recent.shape[1]), dtype=np.float32)
-            found.append(_answer(state, none, model)[1])
+            found.append(_answer(state, none, None, model)[1])
     return list(zip(states, updates, strict=True))
 
 
@@ -245,25 +246,28 @@ def _step(
     rule = replace(config, spkcache_len=0) if states[0].speakers is not None else config
     output, cache = stream_step(model, features, num_hops.to(device), cache, rule)
     probs = output.probs.cpu().numpy()
-    embeddings = None if output.embeddings is None else output.embeddings.cpu().numpy()
-    activity = None if output.activity is None else output.activity.cpu().numpy()
     if not np.isfinite(probs).all():
         raise StreamError("The model answers with NaN: its weights are not finite, or the audio is far too loud.")
+    windows = _windows(output, cache, plans, factor) if states[0].speakers is not None else [None] * len(states)
     results = []
-    for i, (state, plan, memory) in enumerate(zip(states, plans, split_cache(cache), strict=True)):
-        new, ahead = plan.num_frames, -(-(plan.last_hop - plan.first_hop) // factor) - plan.left_frames
-        answer, speakers = probs[i, :new], state.speakers
-        if speakers is not None and embeddings is not None:
-            answer, speakers = assign_speakers(
-                speakers,
-                embeddings[i, :ahead],
-                answer,
-                state.inference.clustering,
-                activity=None if activity is None else activity[i, :new],
-            )
-        state = replace(state, cache=memory, speakers=speakers, audio=state.audio[new * factor * hop :])
-        results.append(_answer(state, answer, model))
+    for state, plan, memory, window, row in zip(states, plans, split_cache(cache), windows, probs, strict=True):
+        state = replace(state, cache=memory, audio=state.audio[plan.num_frames * factor * hop :])
+        results.append(_answer(state, row[: plan.num_frames], window, model))
     return results
+
+
+def _windows(output: StreamOutput, cache: SpeakerCache, plans: list[_Plan], factor: int) -> list[Heard | None]:
+    """For each stream what it takes to know its speakers by their voices."""
+    lengths, kept = output.window_lengths.tolist(), cache.fifo_lengths.tolist()
+    values = [None if v is None else v.cpu().numpy() for v in output[-3:]]
+    found: list[Heard | None] = []
+    for i, plan in enumerate(plans):
+        probs, embeddings, activity = (None if v is None else v[i, : lengths[i]] for v in values)
+        if probs is None or embeddings is None:
+            raise StreamError("The model has no affinity embeddings.")
+        ahead = -(-(plan.last_hop - plan.first_hop) // factor) - plan.left_frames - plan.num_frames
+        found.append(Heard(probs, embeddings, activity, plan.num_frames, ahead, kept[i]))
+    return found
 
 
 def _leveled(
@@ -315,39 +319,51 @@ def _normalized(
     ]
 
 
-def _answer(state: StreamState, probs: np.ndarray, model: SortformerDiarizer) -> tuple[StreamState, StreamUpdate]:
+def _answer(
+    state: StreamState, probs: np.ndarray, window: Heard | None, model: SortformerDiarizer
+) -> tuple[StreamState, StreamUpdate]:
     """The stream after these new frames, and what they bring."""
     first, seconds_per_frame = state.num_frames, model.frame_seconds
     state = replace(state, num_frames=first + len(probs))
     duration = state.num_samples / model.config.sample_rate
     is_last = state.finished and _plan(state, streaming_mel(model), model) is None
+    settled, unsettled = np.concatenate([state.unsettled, probs]), probs[:0]
+    if state.speakers is not None and window is not None:
+        settled, unsettled, speakers = assign_speakers(
+            state.speakers,
+            window,
+            state.inference.clustering,
+            most_speakers=state.recent.shape[1],
+            last=is_last,
+        )
+        state = replace(state, speakers=speakers)
+        probs = np.concatenate([settled, unsettled])[len(settled) + len(unsettled) - len(probs) :]
     options = {"frame_seconds": seconds_per_frame, **state.inference.segment_options()}
+    rows = np.concatenate([state.recent, settled, unsettled])
     half = state.inference.median_frames // 2
-    window = np.concatenate([state.recent, probs])
-    smooth = window
-    if half and len(window):
+    smooth = rows
+    if half and len(rows):
         from scipy.ndimage import median_filter
 
-        smooth = median_filter(window, size=(2 * half + 1, 1), mode="nearest")
-    waiting = smooth[len(window) - (state.num_frames - state.segments.frames) :]
-    settled = len(waiting) if is_last else max(len(waiting) - half, 0)
+        smooth = median_filter(rows, size=(2 * half + 1, 1), mode="nearest")
+    waiting = smooth[len(rows) - (state.num_frames - state.segments.frames) :]
+    ready = len(waiting) if is_last else max(len(waiting) - len(unsettled) - half, 0)
     segments, finished, changed = advance_segments(
-        state.segments, waiting[:settled], end_seconds=duration if is_last else None, **options
+        state.segments, waiting[:ready], end_seconds=duration if is_last else None, **options
     )
-    if settled < len(waiting):
-        _, soon, later = advance_segments(segments, waiting[settled:], **options)
+    if ready < len(waiting):
+        _, soon, later = advance_segments(segments, waiting[ready:], **options)
         changed = np.concatenate([soon, later])
         changed = changed[np.lexsort((changed[:, 0], changed[:, 1]))]
-    state = replace(state, segments=segments, recent=window[max(len(window) - 2 * half, 0) :])
+    past = rows[: len(rows) - len(unsettled)]
+    state = replace(state, segments=segments, recent=past[max(len(past) - 2 * half, 0) :], unsettled=unsettled)
     return state, StreamUpdate(
         first_frame=first,
         probs=probs,
         frame_seconds=seconds_per_frame,
         finished=_named(finished),
         changed=_named(changed),
-        seconds=min(state.num_frames * seconds_per_frame, duration)
-        if is_last
-        else state.num_frames * seconds_per_frame,
+        seconds=duration if is_last else state.num_frames * seconds_per_frame,
         is_last=is_last,
     )
 

@@ -23,9 +23,13 @@ class StreamOutput(NamedTuple):
     """Speech probabilities, shape (batch, frames, slots), float32, zero past `lengths`."""
     lengths: Tensor
     """New frames of each stream, shape (batch,)."""
-    embeddings: Tensor | None
-    """Affinity embeddings of the new frames and then of the right context, shape (batch, frames, dim), or None."""
-    activity: Tensor | None
+    window_lengths: Tensor
+    """Frames heard in time order, the cache left out: the queue, the new frames, their right context; (batch,)."""
+    window_probs: Tensor
+    """What is said of all these by now, shape (batch, frames, slots), float32."""
+    window_embeddings: Tensor | None
+    """Their affinity embeddings, shape (batch, frames, dim), float32, or None."""
+    window_activity: Tensor | None
     """Probabilities that at least one, and at least two speak, shape (batch, frames, 2), or None."""
 
 
@@ -112,9 +116,21 @@ def stream_step(
     new_state = update_cache(
         state, take(chunk, left, new, size=size), new, chunk_probs, probs[:, :most], rule, static=static
     )
-    embeddings, activity = output.embeddings, output.activity_logits
-    if embeddings is not None:
-        embeddings = take(embeddings.float(), start, heard - left, size=size + config.chunk_right_context)
-    if activity is not None:
-        activity = take(torch.sigmoid(activity.float()), start, new, size=size)
-    return StreamOutput(chunk_probs, new, embeddings, activity), new_state
+    queue_size, later_size = state.fifo.shape[1], size + config.chunk_right_context
+
+    def window(values: Tensor) -> Tensor:
+        """The rows of what is heard in time order; the left context is left out, as the queue has it already."""
+        queue = take(values, state.cache_lengths, state.fifo_lengths, size=queue_size)
+        later = take(values, start, heard - left, size=later_size)
+        return pack([queue, later], [state.fifo_lengths, heard - left], size=queue_size + later_size)
+
+    activity = output.activity_logits
+    answer = StreamOutput(
+        probs=chunk_probs,
+        lengths=new,
+        window_lengths=state.fifo_lengths + heard - left,
+        window_probs=window(probs),
+        window_embeddings=None if output.embeddings is None else window(output.embeddings.float()),
+        window_activity=None if activity is None else window(torch.sigmoid(activity.float())),
+    )
+    return answer, new_state

@@ -84,14 +84,15 @@ class StreamingMel(nn.Module):
                 "A stream needs a `model.preprocessor` with `log: true`, `frame_splicing: 1` and `exact_pad: false`."
             )
         self.hop_samples = int(featurizer.hop_length)
+        self.bands = int(featurizer.nfilt)
         self.samples_ahead = int(featurizer.n_fft) // 2
         self.margin_hops = math.ceil((self.samples_ahead + 1) / self.hop_samples)
         self.level_power = float(featurizer.mag_power)
         """A gain of g adds `level_power * log(g)` to each feature."""
 
-    def empty_statistics(self, bands: int, device: torch.device | str | None = None) -> MelStatistics:
+    def empty_statistics(self, device: torch.device | str | None = None) -> MelStatistics:
         """Statistics of one stream of which nothing has been heard."""
-        zeros = torch.zeros(1, bands, device=device)
+        zeros = torch.zeros(1, self.bands, device=device)
         return MelStatistics(zeros[:, 0].clone(), zeros, zeros.clone())
 
     @torch.no_grad()
