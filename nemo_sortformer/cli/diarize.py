@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nemo_sortformer.cli.console import Verbose, command, err, quiet_nemo
+from nemo_sortformer.cli.console import Verbose, command, err, note, quiet_nemo
 from nemo_sortformer.cli.jobs import Job, print_scores, print_summary, run_jobs, taken_once, true_segments, writable
 
 if TYPE_CHECKING:
@@ -30,12 +33,22 @@ def diarize(
     assignment: Annotated[str | None, typer.Option(help="heads or clustering. Default: the model's own.")] = None,
     postprocessing: Annotated[Path | None, typer.Option(help="Thresholds and durations: NeMo's YAML.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Truth (RTTM, folder, manifest) to score with.")] = None,
+    min_speaker_seconds: Annotated[
+        float | None, typer.Option(help="Who speaks less in all is nobody. Default: the model's own.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16: faster, with slightly other numbers.")
+    ] = "float32",
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with long recordings where a stopped run was.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Say who spoke when: writes `<name>.rttm` beside each recording.
 
-    A recording that cannot be read costs only itself: it is listed at the end, and the exit status is 1.
+    A recording that cannot be read costs only itself: it is listed at the end, and the exit status is 1. A run that is
+    stopped in a recording of more than 5 minutes goes on there when it is started again.
     """
     with command(verbose=verbose):
         from nemo_sortformer.inference.assign import SpeakerLimits
@@ -51,23 +64,60 @@ def diarize(
             with err().status("Loading the model ..."):  # the imports take longer than the file
                 quiet_nemo(verbose=verbose)
                 from nemo_sortformer.inference.checkpoint import load_model
+                from nemo_sortformer.inference.diarize import WindowProgress
                 from nemo_sortformer.inference.engine import RunOptions, run
+                from nemo_sortformer.inference.outputs import partial_path, remove_partial
                 from nemo_sortformer.inference.settings import inference_settings
 
                 diarizer = load_model(model, device=device)
             config = inference_settings(
                 diarizer.config.inference,
-                override=None if assignment is None else {"assignment": assignment},
+                override=_given(assignment=assignment, min_speaker_seconds=min_speaker_seconds),
                 postprocessing_yaml=postprocessing,
             )
-            options = RunOptions(config=config, limits=limits, batch_size=batch_size, num_workers=num_workers)
+            windows, where = WindowProgress(), partial(partial_path, folder=output_dir)
+            options = RunOptions(
+                config=config,
+                limits=limits,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                precision=precision,
+                partial_path=where,
+                on_windows=windows,
+            )
+            _say_what_is_done(todo, where, resume=resume)
             outcomes = run(diarizer, [job.source for job in todo], options)
-            run_jobs(todo, outcomes, truth, task="Diarizing")
+            run_jobs(todo, outcomes, truth, task="Diarizing", windows=windows)
+            for job in todo:
+                if job.failure is None:
+                    remove_partial(where(job.source))
         print_summary(jobs, _describe, what="recordings")
         if reference is not None:
             print_scores(reference, jobs)
     if any(job.failure for job in jobs):
         raise typer.Exit(1)
+
+
+def _given(**values: object) -> dict[str, object]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _say_what_is_done(jobs: list[Job], where: Callable[[AudioSource], Path | None], *, resume: bool) -> None:
+    """Name the recordings that an earlier run began, or forget what it did."""
+    from nemo_sortformer.inference.outputs import remove_partial
+    from nemo_sortformer.inference.partial_work import PartialWorkWarning
+
+    warnings.filterwarnings("always", category=PartialWorkWarning)
+    for job in jobs:
+        path = where(job.source)
+        if path is not None and path.exists():
+            if resume:
+                note(
+                    f"Note: `{path}` holds what an earlier run has done; what fits is used. `--no-resume` begins anew."
+                )
+            else:
+                remove_partial(path)
 
 
 def _sources(files: list[Path]) -> list[AudioSource]:

@@ -13,6 +13,7 @@ from nemo_sortformer.cli.console import complain, note, out
 if TYPE_CHECKING:
     from nemo_sortformer.data.embedding_files import EmbeddingEntry
     from nemo_sortformer.data.segment import Segment
+    from nemo_sortformer.inference.diarize import WindowProgress
     from nemo_sortformer.inference.engine import Failure
     from nemo_sortformer.inference.results import Diarization
     from nemo_sortformer.inference.sources import AudioSource
@@ -65,6 +66,7 @@ def run_jobs(
     truth: dict[str, list[Segment]],
     *,
     task: str,
+    windows: WindowProgress | None = None,
 ) -> None:
     """Write results as they come, under a progress bar; each job gets its results, or its failure."""
     from nemo_sortformer.inference.diarize import progress
@@ -72,7 +74,7 @@ def run_jobs(
     from nemo_sortformer.inference.outputs import write_result
     from nemo_sortformer.inference.results import Diarization
 
-    with progress(len(jobs), shown=True, task=task) as advance:
+    with progress(len(jobs), shown=True, task=task, windows=windows) as advance:
         for i, outcome in outcomes:
             job = jobs[i]
             if isinstance(outcome, Failure):

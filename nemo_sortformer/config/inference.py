@@ -94,6 +94,8 @@ class InferenceConfig(PostProcessingConfig):
     """Who is who: by the label heads' columns, or by clustering the affinity embeddings (needs `model.affinity`)."""
     median_frames: int = 1
     """Length of the median filter over the probabilities of a speaker, in frames, odd; 1 is no filter."""
+    min_speaker_seconds: float = 0.0
+    """Who speaks less than this in the whole recording is nobody: that speech goes to the likeliest of the others."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     """Only read where `assignment` is `clustering`."""
 
@@ -101,3 +103,5 @@ class InferenceConfig(PostProcessingConfig):
         super().__post_init__()
         if self.median_frames < 1 or self.median_frames % 2 == 0:
             raise ConfigError(f"`median_frames` must be an odd number of at least 1, but is {self.median_frames}.")
+        if not self.min_speaker_seconds >= 0:
+            raise ConfigError(f"`min_speaker_seconds` must be at least 0, but is {self.min_speaker_seconds}.")

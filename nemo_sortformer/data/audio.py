@@ -4,6 +4,7 @@
 import math
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-__all__ = ["AudioError", "AudioInfo", "AudioWarning", "audio_info", "read_audio"]
+__all__ = ["AudioError", "AudioInfo", "AudioWarning", "audio_blocks", "audio_info", "check_audio", "read_audio"]
 
 _BLOCK_SECONDS = 60
 _SLACK_SECONDS = 0.1
@@ -81,22 +82,80 @@ def read_audio(
     path = Path(path)
     _check_stretch(path, offset, duration)
     with _open(path) as file:
-        info = _checked_info(path, file)
-        first = round(offset * info.sample_rate)
-        if first >= info.frames:
+        first, last = _stretch(path, file, offset, duration)
+        samples = np.zeros(max(_resampled(last - first, file.samplerate, sample_rate), 1), dtype=np.float32)
+        done = 0
+        for block in _mono_blocks(path, file, first, last, sample_rate):
+            samples[done : done + len(block)] = block
+            done += len(block)
+    return samples[: max(done, 1)]  # a stretch shorter than one sample of the result still gives one
+
+
+def audio_blocks(
+    path: str | Path, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = 16000
+) -> Iterator[np.ndarray]:
+    """Read a stretch of an audio file block by block: joined they are what :func:`read_audio` gives.
+
+    Args:
+        path: as in :func:`read_audio`, like the others.
+        offset: start of the stretch, in seconds.
+        duration: length of the stretch in seconds; None reads to the end.
+        sample_rate: rate of the result, in Hz.
+
+    Yields:
+        float32 samples, shape (samples,), of about a minute.
+
+    Raises:
+        AudioError: as :func:`read_audio`; of what is wrong inside the file, when it is reached.
+    """
+    path = Path(path)
+    _check_stretch(path, offset, duration)
+    with _open(path) as file:
+        first, last = _stretch(path, file, offset, duration)
+        yield from _mono_blocks(path, file, first, last, sample_rate, warn=False)
+
+
+def check_audio(
+    path: str | Path, *, offset: float = 0.0, duration: float | None = None, sample_rate: int = 16000
+) -> int:
+    """Read a stretch of an audio file once and keep nothing, so that what is wrong in its third hour is known at once.
+
+    Returns:
+        How many samples at `sample_rate` it has.
+
+    Raises:
+        AudioError: as :func:`read_audio`, whose warnings are given as well.
+    """
+    path = Path(path)
+    _check_stretch(path, offset, duration)
+    with _open(path) as file:
+        first, last = _stretch(path, file, offset, duration)
+        found = sum(len(block) for block in _mono_blocks(path, file, first, last, file.samplerate))
+        return max(_resampled(found, file.samplerate, sample_rate), 1)
+
+
+def _stretch(path: Path, file: soundfile.SoundFile, offset: float, duration: float | None) -> tuple[int, int]:
+    """First sample of a stretch and the one behind its last, at the rate of the file."""
+    info = _checked_info(path, file)
+    first = round(offset * info.sample_rate)
+    if first >= info.frames:
+        raise AudioError(
+            f"{path}: `offset` is {offset:g} s, but the file ends at {info.seconds:.3f} s. Correct the manifest."
+        )
+    last = info.frames
+    if duration is not None:
+        last = first + max(round(duration * info.sample_rate), 1)
+        if last > info.frames + _SLACK_SECONDS * info.sample_rate:
             raise AudioError(
-                f"{path}: `offset` is {offset:g} s, but the file ends at {info.seconds:.3f} s. Correct the manifest."
+                f"{path}: `offset` + `duration` is {offset + duration:.3f} s, but the file ends at "
+                f"{info.seconds:.3f} s. Correct the manifest, or fetch the file again if it was cut short."
             )
-        last = info.frames
-        if duration is not None:
-            last = first + max(round(duration * info.sample_rate), 1)
-            if last > info.frames + _SLACK_SECONDS * info.sample_rate:
-                raise AudioError(
-                    f"{path}: `offset` + `duration` is {offset + duration:.3f} s, but the file ends at "
-                    f"{info.seconds:.3f} s. Correct the manifest, or fetch the file again if it was cut short."
-                )
-        samples = _read_mono(path, file, first, min(last, info.frames), sample_rate)
-    return samples
+    return first, min(last, info.frames)
+
+
+def _resampled(num_samples: int, rate: int, sample_rate: int) -> int:
+    """Samples that the resampler makes of `num_samples`: their time in samples of the new rate, halves up."""
+    return (2 * num_samples * sample_rate + rate) // (2 * rate)
 
 
 def _check_stretch(path: Path, offset: float, duration: float | None) -> None:
@@ -141,10 +200,11 @@ def _truncated(path: Path, found: str) -> AudioError:
     )
 
 
-def _read_mono(path: Path, file: soundfile.SoundFile, first: int, last: int, sample_rate: int) -> np.ndarray:
+def _mono_blocks(
+    path: Path, file: soundfile.SoundFile, first: int, last: int, sample_rate: int, *, warn: bool = True
+) -> Iterator[np.ndarray]:
     rate = file.samplerate
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-    parts: list[np.ndarray] = []
     done, clipped, energy_in, energy_out = first, 0, 0.0, 0.0
     try:
         file.seek(first)
@@ -160,22 +220,19 @@ def _read_mono(path: Path, file: soundfile.SoundFile, first: int, last: int, sam
             if block.shape[1] > 1:
                 energy_in += float(np.square(block).sum()) / block.shape[1]
                 energy_out += float(np.square(mono).sum())
-            parts.append(resampler.resample_chunk(mono, last=False) if resampler else mono)
+            yield resampler.resample_chunk(mono, last=False) if resampler else mono
     except soundfile.SoundFileError as error:
         raise _truncated(path, f"it breaks off after {done / rate:.1f} s: {error}") from error
     if last - done > _SLACK_SECONDS * rate or done == first:
         raise _truncated(path, f"it ends at {done / rate:.3f} s instead of {file.frames / rate:.3f} s")
     if resampler:
-        parts.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    if clipped > _CLIPPED_SHARE * (done - first) * file.channels:
+        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if warn and clipped > _CLIPPED_SHARE * (done - first) * file.channels:
         share = clipped / ((done - first) * file.channels)
         warnings.warn(f"{path}: {share:.1%} of the samples are clipped.", AudioWarning, stacklevel=3)
-    if energy_out < 1e-3 * energy_in:
+    if warn and energy_out < 1e-3 * energy_in:
         message = f"{path}: its channels cancel each other when averaged. Keep one channel of it."
         warnings.warn(message, AudioWarning, stacklevel=3)
-    samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    # A stretch shorter than one sample of the result still gives one.
-    return np.ascontiguousarray(samples) if len(samples) else np.zeros(1, dtype=np.float32)
 
 
 def _count_clipped(block: np.ndarray) -> int:

@@ -102,7 +102,37 @@ def keep_loudest(probs: np.ndarray, count: int) -> np.ndarray:
         >>> keep_loudest(np.array([[0.9, 0.0], [0.8, 0.0], [0.1, 0.7]]), 1).tolist()
         [[0.9, 0.0], [0.8, 0.0], [0.7, 0.0]]
     """
-    kept = np.sort(np.argsort(-probs.sum(axis=0), kind="stable")[:count])
+    return _hand_over(probs, np.sort(np.argsort(-probs.sum(axis=0), kind="stable")[:count]))
+
+
+def prune_phantoms(
+    probs: np.ndarray, config: InferenceConfig, limits: SpeakerLimits, *, frame_seconds: float
+) -> np.ndarray:
+    """Silence columns that speak less than `config.min_speaker_seconds` in all; the likeliest others take over.
+
+    Who speaks most always stays, and so many as `limits` ask for.
+
+    Args:
+        probs: speech probabilities, shape (frames, speakers).
+        config: gives the least speech, and above which probability a frame is speech (`onset`).
+        limits: what is known of the number of speakers.
+        frame_seconds: seconds from one frame to the next.
+
+    Returns:
+        The same shape; `probs` itself where nobody is pruned.
+    """
+    if config.min_speaker_seconds <= 0 or len(probs) == 0:
+        return probs
+    seconds = (probs > config.onset).sum(axis=0) * frame_seconds
+    order = np.argsort(-seconds, kind="stable")
+    staying = max(int((seconds >= config.min_speaker_seconds).sum()), limits.lowest or 1)
+    if not (seconds[order[staying:]] > 0).any():
+        return probs
+    return _hand_over(probs, np.sort(order[:staying]))
+
+
+def _hand_over(probs: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Only the columns `kept`; at each frame the likeliest of them takes over what the others have."""
     others = np.setdiff1d(np.arange(probs.shape[1]), kept)
     result = np.zeros_like(probs)
     result[:, kept] = probs[:, kept]

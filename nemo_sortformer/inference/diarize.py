@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_sortformer.inference.assign import SpeakerLimits
-from nemo_sortformer.inference.engine import DiarizationError, Failure, RunOptions, run
+from nemo_sortformer.inference.engine import DiarizationError, Failure, RunOptions, nowhere, run
+from nemo_sortformer.inference.outputs import partial_path, remove_partial
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.settings import inference_settings, is_nemo_config
 from nemo_sortformer.inference.sources import collect_sources
@@ -58,7 +60,8 @@ def diarize_recordings(
     override_config: Any = None,
     verbose: bool = False,
     failures: list[Failure] | None = None,
-    **engine_options: float,
+    partial_dir: str | Path | None = None,
+    **engine_options: Any,
 ) -> list[Diarization]:
     """Say who speaks when, one :class:`Diarization` per recording, in the order given.
 
@@ -75,8 +78,10 @@ def diarize_recordings(
         override_config: an `InferenceConfig` or single keys of it; wins over `postprocessing_yaml`.
         verbose: show a progress bar.
         failures: a list that receives what went wrong; without it the run ends with an error that holds the results.
-        engine_options: `window_seconds`, `context_seconds`, `max_seconds_one_pass`, `overlap_seconds`; see
-            :class:`RunOptions`.
+        partial_dir: a folder in which the work done on recordings of more than 5 minutes is kept until they are done:
+            the same call after a crash goes on where it was. None keeps nothing.
+        engine_options: `window_seconds`, `context_seconds`, `max_seconds_one_pass`, `overlap_seconds`,
+            `memory_seconds`, `precision`, `on_windows`; see :class:`RunOptions`.
 
     Raises:
         DiarizationError: some recordings could not be diarized and `failures` is None. The others are in it.
@@ -84,6 +89,8 @@ def diarize_recordings(
         ValueError: `audio` is of no use as a whole.
     """
     sources = collect_sources(audio, sample_rate=sample_rate)
+    windows = WindowProgress()
+    engine_options.setdefault("on_windows", windows)
     options = RunOptions(
         config=inference_settings(
             model.config.inference, override=override_config, postprocessing_yaml=postprocessing_yaml
@@ -91,18 +98,21 @@ def diarize_recordings(
         limits=SpeakerLimits(num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers),
         batch_size=batch_size,
         num_workers=num_workers,
+        partial_path=partial(partial_path, folder=partial_dir) if partial_dir is not None else nowhere,
         **engine_options,
     )
     found: dict[int, Diarization] = {}
     failed: dict[int, Failure] = {}
     outcomes = run(model, sources, options)
-    with progress(len(sources), shown=verbose) as advance:
+    with progress(len(sources), shown=verbose, windows=windows) as advance:
         for i, outcome in outcomes:
             if isinstance(outcome, Failure):
                 failed[i] = outcome
             else:
                 found[i] = outcome
             advance()
+    for i in found:
+        remove_partial(options.partial_path(sources[i]))
     results = [found[i] for i in sorted(found)]
     if failed and failures is None:
         raise DiarizationError(results, [failed[i] for i in sorted(failed)])
@@ -183,9 +193,22 @@ def _probs_by_slot(result: Diarization) -> Tensor:
     return torch.from_numpy(result.probs[:, order].copy())[None] if result.probs is not None else torch.zeros(1, 0, 0)
 
 
+class WindowProgress:
+    """Passes on how many windows of a long recording are done, to a bar that may be there later or never."""
+
+    def __init__(self) -> None:
+        self.show: Callable[[str, int, int], None] | None = None
+
+    def __call__(self, recording: str, done: int, total: int) -> None:
+        if self.show is not None:
+            self.show(recording, done, total)
+
+
 @contextmanager
-def progress(total: int, *, shown: bool, task: str = "Diarizing") -> Iterator[Callable[[], None]]:
-    """Give a function to call after each recording; a bar named `task` on stderr, where `shown`."""
+def progress(
+    total: int, *, shown: bool, task: str = "Diarizing", windows: WindowProgress | None = None
+) -> Iterator[Callable[[], None]]:
+    """Give a function to call after each recording; a bar on stderr, where `shown`, and one for the windows."""
     if not shown:
         yield lambda: None
         return
@@ -194,5 +217,18 @@ def progress(total: int, *, shown: bool, task: str = "Diarizing") -> Iterator[Ca
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        number = bar.add_task(task, total=total)
-        yield lambda: bar.advance(number)
+        whole = bar.add_task(task, total=total)
+        inside = bar.add_task("windows", total=None, visible=False)
+
+        def show(recording: str, done: int, number: int) -> None:
+            if done == 1 or bar.tasks[inside].total != number:
+                bar.reset(inside, total=number, description=f"windows of {recording}", visible=True)
+            bar.update(inside, completed=done, visible=done < number)
+
+        if windows is not None:
+            windows.show = show
+        try:
+            yield lambda: bar.advance(whole)
+        finally:
+            if windows is not None:
+                windows.show = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +23,18 @@ from nemo_sortformer.inference.assign import (
     find_segments,
     named_segments,
     order_of_arrival,
+    prune_phantoms,
     speaker_probs,
 )
+from nemo_sortformer.inference.long_audio import LongAudio
+from nemo_sortformer.inference.model_identity import identify
+from nemo_sortformer.inference.partial_work import PartialWork
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.sources import AudioSource
 from nemo_sortformer.inference.windows import (
+    BLOCK_SECONDS,
     CONTEXT_SECONDS,
+    MEMORY_SECONDS,
     WINDOW_SECONDS,
     Outputs,
     batch_outputs,
@@ -38,6 +46,11 @@ if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
 OutputT = TypeVar("OutputT")
+ItemT = TypeVar("ItemT")
+
+
+def nowhere(source: AudioSource) -> None:
+    """No file for the work on a recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +71,16 @@ class RunOptions:
     """With the assignment `heads`, longer recordings are cut into windows of this length."""
     overlap_seconds: float = 60.0
     """Shared by two neighbours of those, so that their speakers can be matched."""
+    memory_seconds: float = MEMORY_SECONDS
+    """So much of each speaker heard so far is played before each of those windows, so that who is silent in the shared
+    seconds is known again; 0 is nothing."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's products. bfloat16 is faster on processors that have it, and does not give the same numbers."""
+    partial_path: Callable[[AudioSource], Path | None] = nowhere
+    """In which file the work done on a long recording is kept, for a run that was stopped to go on; none by default.
+    Whoever has the result removes the file."""
+    on_windows: Callable[[str, int, int], None] | None = None
+    """Called with the name of a long recording, how many of its windows are done, and of how many."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_workers < 0:
@@ -70,6 +93,10 @@ class RunOptions:
                 f"`window_seconds` must be more than twice `context_seconds`, but they are {self.window_seconds} and "
                 f"{self.context_seconds}."
             )
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"`precision` must be float32 or bfloat16, but is {self.precision}.")
+        if self.memory_seconds < 0:
+            raise ConfigError(f"`memory_seconds` must be 0 or more, but is {self.memory_seconds}.")
         if not self.max_seconds_one_pass > self.overlap_seconds >= 0:
             raise ConfigError(
                 f"`max_seconds_one_pass` must be more than `overlap_seconds`, but they are "
@@ -126,21 +153,25 @@ def _outcomes(
     model: SortformerDiarizer, sources: Sequence[AudioSource], options: RunOptions
 ) -> Iterator[tuple[int, Diarization | Failure]]:
     lengths: dict[int, float] = {}
+    rate = model.config.sample_rate
     for i, source in enumerate(sources):
         try:
             lengths[i] = source.seconds()
         except (ValueError, OSError, RuntimeError) as error:
             yield i, Failure(source.name, str(error))
     with evaluating(model):
-        for batch, audio in _read_ahead(sources, _batches(lengths, options), model.config.sample_rate, options):
+        for batch, audio in _read_ahead(sources, _batches(lengths, options), rate, options, lengths):
             good: list[int] = []
+            recordings: list[np.ndarray | LongAudio] = []
             for i, samples in zip(batch, audio, strict=True):
                 if isinstance(samples, Failure):
                     yield i, samples
                 else:
                     good.append(i)
-            recordings = [samples for samples in audio if isinstance(samples, np.ndarray)]
-            for i, samples, outputs in zip(good, recordings, _safe_outputs(model, recordings, options), strict=True):
+                    recordings.append(samples)
+            source = sources[good[0]] if len(batch) == 1 and good else None
+            found = _safe_outputs(model, recordings, options, source)
+            for i, samples, outputs in zip(good, recordings, found, strict=True):
                 if isinstance(outputs, Exception):
                     yield i, Failure(sources[i].name, failure_reason(outputs))
                 else:
@@ -156,13 +187,18 @@ def _batches(lengths: dict[int, float], options: RunOptions) -> list[list[int]]:
 
 
 def _read_ahead(
-    sources: Sequence[AudioSource], batches: list[list[int]], sample_rate: int, options: RunOptions
-) -> Iterator[tuple[list[int], list[np.ndarray | Failure]]]:
+    sources: Sequence[AudioSource],
+    batches: list[list[int]],
+    sample_rate: int,
+    options: RunOptions,
+    lengths: dict[int, float],
+) -> Iterator[tuple[list[int], list[np.ndarray | LongAudio | Failure]]]:
     """Yield batches with their audio; with workers the next batch is read while this one is run."""
 
-    def read(i: int) -> np.ndarray | Failure:
+    def read(i: int) -> np.ndarray | LongAudio | Failure:
         try:
-            return sources[i].read(sample_rate)
+            long = lengths[i] > max(options.one_pass_seconds, BLOCK_SECONDS)
+            return sources[i].open(sample_rate) if long else sources[i].read(sample_rate)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # soundfile's errors are RuntimeErrors
             return Failure(sources[i].name, failure_reason(error))
 
@@ -170,7 +206,9 @@ def _read_ahead(
         yield from ((batch, [read(i) for i in batch]) for batch in batches)
         return
     with ThreadPoolExecutor(options.num_workers) as pool:
-        coming: list[list[Future[np.ndarray | Failure]]] = [[pool.submit(read, i) for i in b] for b in batches[:2]]
+        coming: list[list[Future[np.ndarray | LongAudio | Failure]]] = [
+            [pool.submit(read, i) for i in b] for b in batches[:2]
+        ]
         for number, batch in enumerate(batches):
             audio = [future.result() for future in coming.pop(0)]
             if number + 2 < len(batches):
@@ -178,33 +216,71 @@ def _read_ahead(
             yield batch, audio
 
 
-def network_outputs(model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions) -> list[Outputs]:
-    """Run recordings, shape (samples,) each, as one batch; a single long one window by window, or as a stream."""
+def network_outputs(
+    model: SortformerDiarizer,
+    recordings: list[np.ndarray] | list[np.ndarray | LongAudio],
+    options: RunOptions,
+    *,
+    source: AudioSource | None = None,
+) -> list[Outputs]:
+    """Run recordings, shape (samples,) each, as one batch; a single long one window by window, or as a stream.
+
+    Args:
+        model: in evaluation mode.
+        recordings: samples at the model's rate.
+        options: how.
+        source: where a single recording comes from; without it no work is kept, and no progress told.
+    """
     use_lean_inference(model.encoder)
     if model.config.streaming is not None and options.config.assignment == "heads":
         from nemo_sortformer.inference.stream import stream_recordings  # here, as that file needs this one
 
         return stream_recordings(model, recordings)
-    if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
-        return batch_outputs(model, recordings)
+    faster = options.precision == "bfloat16"
+    with torch.autocast(model.device.type, torch.bfloat16) if faster else nullcontext():
+        if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
+            return batch_outputs(model, recordings)
+        return [_outputs_of_long(model, recordings[0], options, source)]
+
+
+def _outputs_of_long(
+    model: SortformerDiarizer, audio: np.ndarray | LongAudio, options: RunOptions, source: AudioSource | None
+) -> Outputs:
+    settings: dict[str, Any] = {"batch_size": options.batch_size, "memory_seconds": 0.0}
     if options.config.assignment == "clustering":
-        window, context, batch_size = options.window_seconds, options.context_seconds, options.batch_size
+        settings |= {"window_seconds": options.window_seconds, "context_seconds": options.context_seconds}
     else:
-        window, context, batch_size = options.max_seconds_one_pass, options.overlap_seconds / 2, 1
-    return [
-        windowed_outputs(model, recordings[0], window_seconds=window, context_seconds=context, batch_size=batch_size)
-    ]
+        settings |= {"window_seconds": options.max_seconds_one_pass, "context_seconds": options.overlap_seconds / 2}
+        settings |= {"batch_size": 1, "memory_seconds": options.memory_seconds}
+    on_windows = None
+    if source is not None and options.on_windows is not None:
+        on_windows = partial(options.on_windows, source.name)
+    path = None if source is None else options.partial_path(source)
+    if source is None or path is None:
+        return windowed_outputs(model, audio, on_windows=on_windows, **settings)
+    identity = {
+        "model": str(identify(model)),
+        "audio": source.identity(),
+        "samples": len(audio),
+        "precision": options.precision,
+        **settings,
+    }
+    with PartialWork(path, identity) as work:
+        return windowed_outputs(model, audio, work=work, on_windows=on_windows, **settings)
 
 
 def _safe_outputs(
-    model: SortformerDiarizer, recordings: list[np.ndarray], options: RunOptions
+    model: SortformerDiarizer,
+    recordings: list[np.ndarray | LongAudio],
+    options: RunOptions,
+    source: AudioSource | None,
 ) -> list[Outputs | Exception]:
     """Run a batch; where that fails, as for want of memory, run its recordings one by one."""
-    return outputs_or_errors(recordings, lambda batch: network_outputs(model, batch, options))
+    return outputs_or_errors(recordings, lambda batch: network_outputs(model, batch, options, source=source))
 
 
 def outputs_or_errors(
-    items: list[np.ndarray], run_batch: Callable[[list[np.ndarray]], list[OutputT]]
+    items: list[ItemT], run_batch: Callable[[list[ItemT]], list[OutputT]]
 ) -> list[OutputT | Exception]:
     """What `run_batch` gives for a batch; where it fails, for each item by itself, or what was wrong with it."""
     if not items:
@@ -228,6 +304,7 @@ def _finish(
     duration = num_samples / model.config.sample_rate
     try:
         probs = speaker_probs(outputs, options.config, options.limits)
+        probs = prune_phantoms(probs, options.config, options.limits, frame_seconds=model.frame_seconds)
         columns = find_segments(probs, options.config, frame_seconds=model.frame_seconds, max_seconds=duration)
     except ConfigError:
         raise

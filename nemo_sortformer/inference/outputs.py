@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from nemo_sortformer.inference.sources import AudioSource
 if TYPE_CHECKING:
     from nemo_sortformer.data.embedding_files import EmbeddingEntry
 
+KEPT_SECONDS = 300.0
+"""The work on recordings longer than this is kept while it is done."""
 ENDINGS = {"rttm": ".rttm", "json": ".seglst.json", "audacity": ".labels.txt", "png": ".png"}
 """What a format's files are called: the recording's name and this."""
 
@@ -39,9 +43,13 @@ def output_paths(
 
     Files are called by the recording's name, which is unique in a run, with `/` and its like replaced.
     """
+    return {kind: _named(source, folder, ENDINGS[kind]) for kind in formats}
+
+
+def _named(source: AudioSource, folder: str | Path | None, ending: str) -> Path:
     name = "".join("_" if character in '/\\:*?"<>|' else character for character in source.name)
     place = Path(folder) if folder is not None else (source.path.parent if source.path is not None else Path())
-    return {kind: place / f"{name}{ENDINGS[kind]}" for kind in formats}
+    return place / f"{name}{ending}"
 
 
 def blocked_output(source: AudioSource | EmbeddingEntry, paths: dict[str, Path], *, overwrite: bool) -> str | None:
@@ -57,11 +65,41 @@ def blocked_output(source: AudioSource | EmbeddingEntry, paths: dict[str, Path],
     return None
 
 
+def partial_path(source: AudioSource, *, folder: str | Path | None = None) -> Path | None:
+    """Where the work done on a long recording is kept; None where the recording is short, or its length unknown."""
+    try:
+        long = source.seconds() > KEPT_SECONDS
+    except (ValueError, OSError, RuntimeError):
+        return None
+    return _named(source, folder, ".partial") if long else None
+
+
+def remove_partial(path: Path | None) -> None:
+    """The recording is done: its half-done work is not needed any more."""
+    if path is not None:
+        path.unlink(missing_ok=True)
+
+
 def write_result(result: Diarization, paths: dict[str, Path], *, reference: Sequence[Segment] | None = None) -> None:
-    """Write a result in each format of `paths`; folders are made."""
+    """Write a result in each format of `paths`; folders are made.
+
+    A file is there whole or as it was before: each is written under another name first, so that a full disk or a
+    killed process costs no result that was there.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     writers = {"rttm": result.to_rttm, "json": result.to_seglst, "audacity": result.to_audacity}
     for kind, path in paths.items():
-        if kind == "png":
-            result.plot(path, reference=reference)
-        else:
-            writers[kind](path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")  # its ending says the format of a picture
+        try:
+            if kind == "png":
+                result.plot(aside, reference=reference)
+            else:
+                writers[kind](aside)
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nemo_sortformer.data.audio import AudioError, audio_info, read_audio
+from nemo_sortformer.inference.long_audio import LongAudio
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
 """What counts as audio in a folder; a file that is named itself may have any suffix."""
@@ -62,6 +64,26 @@ class AudioSource:
         if len(audio) == 0:
             raise AudioError(f"`{self.name}` holds no samples.")
         return audio
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this recording from another, or from itself after it was changed."""
+        if self.path is None or self.samples is not None:
+            samples = np.ascontiguousarray(self.samples)
+            content = {"crc32": zlib.crc32(samples.tobytes()), "sample_rate": self.sample_rate}
+        else:
+            state = self.path.stat()
+            content = {"path": str(self.path.resolve()), "bytes": state.st_size, "changed": state.st_mtime_ns}
+        return {**content, "offset": self.offset, "duration": self.duration}
+
+    def open(self, sample_rate: int) -> LongAudio | np.ndarray:
+        """As :meth:`read`, but of a file the samples are read when they are sliced.
+
+        Raises:
+            AudioError: as :meth:`read`; the whole file is checked at once.
+        """
+        if self.path is None or self.samples is not None:
+            return self.read(sample_rate)
+        return LongAudio(self.path, offset=self.offset, duration=self.duration, sample_rate=sample_rate)
 
 
 def collect_sources(audio: Any, *, sample_rate: int | None = None) -> list[AudioSource]:

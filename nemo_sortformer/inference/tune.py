@@ -14,7 +14,7 @@ import numpy as np
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.manifest import read_manifest
-from nemo_sortformer.inference.assign import SpeakerLimits, find_segments, speaker_probs
+from nemo_sortformer.inference.assign import SpeakerLimits, find_segments, prune_phantoms, speaker_probs
 from nemo_sortformer.inference.engine import RunOptions, evaluating, network_outputs
 from nemo_sortformer.inference.exact_score import Truth
 from nemo_sortformer.inference.score import Condition, ErrorCounts
@@ -164,6 +164,7 @@ class Objective:
         return self._probs
 
     def _compare(self, recording: Recording, probs: np.ndarray, config: InferenceConfig) -> ErrorCounts:
+        probs = prune_phantoms(probs, config, SpeakerLimits(), frame_seconds=self.frame_seconds)
         columns = find_segments(probs, config, frame_seconds=self.frame_seconds, max_seconds=recording.duration)
         return recording.truth.compare([np.round(column + recording.offset, 3) for column in columns])
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,14 +13,19 @@ from torch import Tensor
 
 from nemo_sortformer.functional.frames import num_label_frames
 from nemo_sortformer.functional.permutation import best_assignment, pairwise_bce
+from nemo_sortformer.inference.speaker_memory import SpeakerMemory
 
 if TYPE_CHECKING:
+    from nemo_sortformer.inference.long_audio import LongAudio
+    from nemo_sortformer.inference.partial_work import PartialWork
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
 WINDOW_SECONDS = 20.0
 """Length of a window where embeddings are clustered afterwards."""
 CONTEXT_SECONDS = 2.0
 """Heard on each side of a window, beyond what is kept of it."""
+MEMORY_SECONDS = 8.0
+"""Remembered of each speaker where the label heads name them."""
 BLOCK_SECONDS = 600.0
 """So much of a recording has its level set, and its mel features made and normalized, at once: the quiet minutes of a
 meeting must not be made as loud as the others, and memory must not grow with the length."""
@@ -117,72 +122,141 @@ def frames_of(model: SortformerDiarizer, num_samples: int) -> int:
 
 def windowed_outputs(
     model: SortformerDiarizer,
-    audio: np.ndarray,
+    audio: np.ndarray | LongAudio,
     *,
     window_seconds: float = WINDOW_SECONDS,
     context_seconds: float = CONTEXT_SECONDS,
     batch_size: int = 8,
+    memory_seconds: float = 0.0,
+    work: PartialWork | None = None,
+    on_windows: Callable[[int, int], None] | None = None,
 ) -> Outputs:
     """Run a recording window by window and put the pieces together.
 
     Slots are only ordered by arrival within a window: those of each window are matched with the window before it by
     the frames that the two share (at least twice the context), the first window's order wins. Whom the shared frames
-    do not hold is matched by chance; clustering the embeddings afterwards does not depend on it.
+    do not hold is matched by what is remembered of each speaker, which is played before the window, or by chance
+    without `memory_seconds`; clustering the embeddings afterwards does not depend on it.
 
     Args:
         model: in evaluation mode.
         audio: samples at the model's rate, shape (samples,).
         window_seconds: length of a window, its context included.
         context_seconds: seconds on each side of a window that are heard but not kept.
-        batch_size: windows run at once.
+        batch_size: windows run at once; one by one where speakers are remembered.
+        memory_seconds: seconds remembered of each speaker.
+        work: what is done, to be kept for a later run, and what an earlier run has done.
+        on_windows: called with the number of windows done and of all windows.
 
     Returns:
-        Probabilities (frames, slots) and embeddings (frames, dim) of the whole recording.
+        Probabilities (frames, slots), embeddings (frames, dim) and activity (frames, 2) of the whole recording.
     """
-    probs: list[np.ndarray] = []
-    embeddings: list[np.ndarray] = []
-    activity: list[np.ndarray] = []
+    frames_per_speaker = round(memory_seconds / model.frame_seconds)
+    memory = None
+    if frames_per_speaker > 0:
+        memory = SpeakerMemory(
+            model.num_slots, frames_per_speaker=frames_per_speaker, hops_per_frame=model.subsampling
+        )
+        batch_size = 1
+    plan = _plan(model, len(audio), window_seconds, context_seconds)
+    number = sum(len(windows) for _, windows in plan)
+    pieces: list[Outputs] = []
     before: tuple[Window, np.ndarray] | None = None
-    for window, output in _window_outputs(model, audio, window_seconds, context_seconds, batch_size):
-        ordered = output.probs if before is None else _in_order_of(before, window, output.probs)
+    for step in _steps(model, audio, plan, batch_size, memory, work):
+        window, output = step.window, step.output
+        ordered = output.probs
+        if before is not None:
+            ordered = _in_order_of(before, window, output.probs, step.known)
+        ordered = ordered[len(ordered) - (window.last - window.first) :]
         before = window, ordered
-        kept = slice(window.keep_first - window.first, window.keep_last - window.first)
-        probs.append(ordered[kept])
-        if output.embeddings is not None:
-            embeddings.append(output.embeddings[kept])
-        if output.activity is not None:
-            activity.append(output.activity[kept])
-    joined = [np.concatenate(parts) if parts else None for parts in (embeddings, activity)]
-    return Outputs(np.concatenate(probs), *joined)
+        if memory is not None and step.mel is not None:
+            memory.remember(step.mel, ordered, place=window.first)
+        kept = slice(window.keep_first - window.last, (window.keep_last - window.last) or None)
+        vectors, counts = (None if part is None else part[kept] for part in (output.embeddings, output.activity))
+        pieces.append(Outputs(ordered[kept], vectors, counts))
+        if on_windows is not None:
+            on_windows(len(pieces), number)
+    columns = zip(*pieces, strict=True)
+    return Outputs(*(None if parts[0] is None else np.concatenate(parts) for parts in columns))
 
 
-def _window_outputs(
-    model: SortformerDiarizer, audio: np.ndarray, window_seconds: float, context_seconds: float, batch_size: int
-) -> Iterator[tuple[Window, Outputs]]:
-    """Run all windows of a recording; the mel features are made, and normalized, block by block."""
-    total, step = frames_of(model, len(audio)), model.subsampling
-    samples_per_frame = model.hop_samples * step
+class _Step(NamedTuple):
+    """One window that has been run."""
+
+    window: Window
+    output: Outputs
+    """Of the window, behind that of what is remembered, which was played before it."""
+    known: np.ndarray | None
+    """Probabilities known of what was played before, shape (frames, slots)."""
+    mel: Tensor | None
+    """Features of the window, shape (bands, hops); none where nobody needs them."""
+
+
+def _plan(
+    model: SortformerDiarizer, num_samples: int, window_seconds: float, context_seconds: float
+) -> list[tuple[Window, list[Window]]]:
+    """Blocks of a recording, whose mel features are made and normalized together, and the windows of each."""
+    total = frames_of(model, num_samples)
     context = round(context_seconds / model.frame_seconds)
     size = round(window_seconds / model.frame_seconds)
     longest = max(round(BLOCK_SECONDS / model.frame_seconds), size)
+    plan = []
     for block in plan_windows(total, window_frames=longest, context_frames=context):
-        piece = audio[
-            block.first * samples_per_frame : None if block.last == total else block.last * samples_per_frame
-        ]
-        with torch.inference_mode():
-            mel, mel_length = _mel_of(model, [piece])
-        mel = mel[0, :, : int(mel_length[0])]
         planned = plan_windows(block.last - block.first, window_frames=size, context_frames=context)
         windows = [_in_recording(window, block) for window in planned]
         # the last block begins where the one before has been already: what is kept of neither is not run again
-        windows = [window for window in windows if window.keep_first < window.keep_last]
+        plan.append((block, [window for window in windows if window.keep_first < window.keep_last]))
+    return plan
+
+
+def _steps(
+    model: SortformerDiarizer,
+    audio: np.ndarray | LongAudio,
+    plan: list[tuple[Window, list[Window]]],
+    batch_size: int,
+    memory: SpeakerMemory | None,
+    work: PartialWork | None,
+) -> Iterator[_Step]:
+    """Run all windows, or take what is done of them from an earlier run."""
+    hops = model.subsampling
+    for block, windows in plan:
+        mel: Tensor | None = None
         for group in _groups(windows, batch_size):
-            with torch.inference_mode():
-                parts = [mel[:, (w.first - block.first) * step : (w.last - block.first) * step] for w in group]
-                hops = torch.tensor([part.shape[1] for part in parts], device=mel.device)
-                batch = torch.nn.utils.rnn.pad_sequence([part.T for part in parts], batch_first=True).mT
-                results = run_features(model, batch, hops, [w.last - w.first for w in group])
-            yield from zip(group, results, strict=True)
+            done = None if work is None else work.next()
+            if mel is None and (done is None or memory is not None):
+                mel = _mel_of_block(model, audio, block)
+            parts: list[Tensor | None] = [None] * len(group)
+            if mel is not None:
+                parts = [mel[:, (w.first - block.first) * hops : (w.last - block.first) * hops] for w in group]
+            heard, known = (None, None) if memory is None else memory.recall()
+            if done is None:
+                done = _run_group(model, group, [part for part in parts if part is not None], heard)
+                if work is not None:
+                    work.add(done)
+            for window, output, part in zip(group, done, parts, strict=True):
+                yield _Step(window, output, known, None if memory is None else part)
+
+
+def _run_group(
+    model: SortformerDiarizer, group: list[Window], parts: list[Tensor], heard: Tensor | None
+) -> list[Outputs]:
+    """Run the mel features of some windows as one batch, with `heard` before each."""
+    with torch.inference_mode():
+        if heard is not None:
+            parts = [torch.cat([heard, part], dim=1) for part in parts]
+        extra = 0 if heard is None else heard.shape[1] // model.subsampling
+        lengths = torch.tensor([part.shape[1] for part in parts], device=parts[0].device)
+        batch = torch.nn.utils.rnn.pad_sequence([part.T for part in parts], batch_first=True).mT
+        return run_features(model, batch, lengths, [extra + w.last - w.first for w in group])
+
+
+def _mel_of_block(model: SortformerDiarizer, audio: np.ndarray | LongAudio, block: Window) -> Tensor:
+    """Mel features of a block, shape (bands, hops)."""
+    per_frame = model.hop_samples * model.subsampling
+    piece = audio[block.first * per_frame : min(block.last * per_frame, len(audio))]
+    with torch.inference_mode():
+        mel, length = _mel_of(model, [piece])
+    return mel[0, :, : int(length[0])]
 
 
 def _in_recording(window: Window, block: Window) -> Window:
@@ -191,13 +265,19 @@ def _in_recording(window: Window, block: Window) -> Window:
     return Window(first, last, max(keep_first, block.keep_first), min(keep_last, block.keep_last))
 
 
-def _in_order_of(before: tuple[Window, np.ndarray], window: Window, probs: np.ndarray) -> np.ndarray:
-    """The columns of `probs` in the order of those of the window before it."""
+def _in_order_of(
+    before: tuple[Window, np.ndarray], window: Window, probs: np.ndarray, known: np.ndarray | None
+) -> np.ndarray:
+    """The columns of `probs` in the order of the windows before: by the frames shared, and by those known."""
     old_window, old_probs = before
-    shared = old_window.last - window.first
-    if shared <= 0:
+    shared = max(old_window.last - window.first, 0)
+    behind = len(probs) - (window.last - window.first)
+    wanted = old_probs[len(old_probs) - shared :]
+    if known is not None:
+        wanted = np.concatenate([known, wanted])
+    if len(wanted) == 0:
         return probs
-    return probs[:, match_columns(probs[:shared], old_probs[-shared:])]
+    return probs[:, match_columns(probs[: behind + shared], wanted)]
 
 
 def match_columns(probs: np.ndarray, wanted: np.ndarray) -> np.ndarray:

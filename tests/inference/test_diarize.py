@@ -190,9 +190,9 @@ def test_clustering_gets_the_whole_recording_from_windows(tiny_model, make_audio
     seen = {}
     real = clustering.cluster_probabilities
 
-    def watched(embeddings, probs, config, **limits):
+    def watched(embeddings, probs, config, *, activity, **limits):
         seen.update(limits, embeddings=embeddings.shape, probs=probs.shape, threshold=config.threshold)
-        return real(embeddings, probs, config, **limits)
+        return real(embeddings, probs, config, activity=activity, **limits)
 
     monkeypatch.setattr(clustering, "cluster_probabilities", watched)
     (result,) = diarize_recordings(

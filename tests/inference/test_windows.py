@@ -127,9 +127,10 @@ def test_blocks_cover_the_whole_recording(monkeypatch, tiny_model, make_audio):
     monkeypatch.setattr(windows, "BLOCK_SECONDS", 20.0)
     audio = make_audio(61.0)
     total, kept = frames_of(tiny_model, len(audio)), []
-    for window, output in windows._window_outputs(tiny_model, audio, 8.0, 1.0, 3):
-        assert len(output.probs) == window.last - window.first
-        kept.extend(range(window.keep_first, window.keep_last))
+    plan = windows._plan(tiny_model, len(audio), 8.0, 1.0)
+    for step in windows._steps(tiny_model, audio, plan, 3, None, None):
+        assert len(step.output.probs) == step.window.last - step.window.first
+        kept.extend(range(step.window.keep_first, step.window.keep_last))
     assert kept == list(range(total))
     assert len(windowed_outputs(tiny_model, audio, window_seconds=8.0, context_seconds=1.0).probs) == total
 
