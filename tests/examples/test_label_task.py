@@ -99,14 +99,13 @@ def test_results_join_the_others_and_the_page(tmp_path):
     assert "faces" not in shown
 
 
-def test_the_page_shows_the_results_of_the_file_and_every_picture():
+def test_the_page_shows_the_results_of_the_file_and_their_pictures():
     results, text = json.loads(RESULTS.read_text()), PAGE.read_text()
-    assert set(results) == set(TASKS)
+    assert set(results) <= set(TASKS)
     assert with_table(text, result_table(results)) == text, "run examples/label_task.py with out_dir=docs"
     for name in TASKS:
-        assert len(results[name]["seeds"]) == 3
-        assert f"](images/task_{name}.png)" in text
         assert f"--config-name=task_{name}" in text
+        assert (f"](images/task_{name}.png)" in text) == (name in results)
 
 
 def test_the_script_is_short():
