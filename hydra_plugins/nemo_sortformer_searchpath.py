@@ -14,6 +14,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 _ALLOW_LIST = "nemo.core.classes.common"
 """The module of NeMo that holds its list of packages whose classes may be built."""
+_STRATEGIES = "lightning.pytorch.strategies"
+"""The module of Lightning that holds its list of strategies, to which `trainer.strategy=nemo_sortformer` is added."""
 
 
 class NemoSortformerSearchPath(SearchPathPlugin):
@@ -31,6 +33,10 @@ class NemoSortformerSearchPath(SearchPathPlugin):
             from nemo_sortformer.nemo_bridge.allow_list import register
 
             register()
+        if _STRATEGIES in sys.modules:
+            from nemo_sortformer.distributed.registration import register as register_strategy
+
+            register_strategy()
 
 
 def config_folder() -> Path:

@@ -161,8 +161,10 @@ def load(
         if missing and parts[f"optimizer_{index}"]:
             logging.info(f"The optimizer starts anew for {len(missing)} parameters, the first is `{missing[0]}`.")
     for kind, group in extra.items():
-        for name, value in parts.get(kind, {}).items():
-            tensors.copy_whole(value, group[name]) if value is not group[name] else None
+        given = parts.get(kind) or parts["model"]  # what the checkpoint has no averages for begins with its weights
+        for name, target in group.items():
+            if given[name] is not target:  # parts are read in place
+                tensors.copy_whole(given[name], target)
     return checkpoint
 
 
@@ -175,8 +177,6 @@ def _set_weights(model: nn.Module, given: Mapping[str, Any], path: Path) -> None
             f"`{different[0]}`."
         )
     for name, target in own.items():
-        if given[name] is target:  # read in place
-            continue
         if target.shape != given[name].shape:
             raise CheckpointError(
                 f"`{path}` is a checkpoint of another model: `{name}` has the shape {tuple(given[name].shape)} "

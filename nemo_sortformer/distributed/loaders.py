@@ -72,6 +72,8 @@ class SharedLoader:
 
     def _resumed(self) -> Iterator[Any]:
         loop = self._trainer.fit_loop
+        if loop.epoch_loop.restarting:
+            self._trainer.strategy.recount_batches(self.loader)
         done = loop.epoch_loop.batch_progress.current.completed if loop.epoch_loop.restarting else 0
         epoch = loop.epoch_progress.current.processed
         for sampler in {id(one): one for one in _samplers(self.loader)}.values():

@@ -29,27 +29,25 @@ def count_running_batch(checkpoint: dict[str, Any]) -> None:
         batches[part]["completed"] = batches[part]["processed"]
 
 
-def change_layout(checkpoint: dict[str, Any], *, before: int, now: int) -> None:
-    """Recount the batches of the running epoch for another number of data-parallel processes.
+def recount(current: Any, *, before: int, now: int) -> None:
+    """Count the batches of the running epoch anew, where all processes together have other batches than before.
 
-    What is kept is the number of items that all of them have seen. Where that is no whole number of batches, some come
-    once more.
+    What is kept is the number of items that all have seen. Where that is no whole number of batches, some come again.
+
+    Args:
+        current: Lightning's counts; changed.
+        before: items in the batches of all processes, or, where these have no fixed number, processes.
+        now: the same of this run.
     """
-    logging.info(
-        f"The checkpoint is of {before} data-parallel processes, now there are {now}: random states start anew."
-    )
-    batches = _batches(checkpoint)
-    if not batches:
+    if before == now:
         return
-    current = batches["current"]
-    if current["completed"] * before % now:
+    if current.completed * before % now:
         logging.warning(
-            f"{current['completed']} batches on each of {before} processes are no whole number of batches on each of "
-            f"{now}: up to {now - 1} batches of this epoch come twice."
+            f"The items seen in this epoch, {current.completed} times {before}, are no whole number of batches of "
+            f"{now}: up to {now - 1} come twice."
         )
-    for key in ("ready", "started", "processed", "completed"):
-        if key in current:
-            current[key] = current[key] * before // now
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(current, name, getattr(current, name) * before // now)
 
 
 def _batches(checkpoint: dict[str, Any]) -> dict[str, Any] | None:

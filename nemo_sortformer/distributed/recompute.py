@@ -59,12 +59,14 @@ class _Recomputed:
 
 @contextmanager
 def _statistics_counted_once(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Batch norms have counted the batch in the first computation."""
-    before = [norm.track_running_stats for norm in norms]
+    """Batch norms have counted the batch in the first computation: now their statistics move by nothing."""
+    before = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, before):
-            norm.track_running_stats = tracked
+        for norm, momentum in zip(norms, before):
+            norm.momentum = momentum
+            if norm.training and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)

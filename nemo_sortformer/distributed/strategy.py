@@ -54,6 +54,8 @@ class SortformerStrategy(ModelParallelStrategy):
         self._roots: list[FSDPModule] = []
         self._divided: LightningModule | None = None
         self._random_state: dict[str, Any] | None = None
+        self._layout_before: tuple[int, int | None] | None = None
+        self._train_loader: Any = None
         self._cleaned: set[Path] = set()
 
     # Processes
@@ -209,6 +211,8 @@ class SortformerStrategy(ModelParallelStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:
         """Let loaders go on where a checkpoint was made, and end together on all processes."""
         trainer = self.lightning_module.trainer
+        if trainer.training:
+            self._train_loader = dataloader
         return SharedLoader(dataloader, trainer, group=progress.host_group(self.root_device))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -271,6 +275,7 @@ class SortformerStrategy(ModelParallelStrategy):
         ours: dict[str, Any] = {
             "random_states": gather_random_states(self.parallel.tensor_parallel_size),
             "data_parallel_size": self.data_parallel_size,
+            "batch_size": getattr(self._train_loader, "batch_size", None),
         }
         checkpoint[checkpoints.KEY] = ours
         if not self.parallel.sharded_checkpoints:
@@ -289,12 +294,28 @@ class SortformerStrategy(ModelParallelStrategy):
         optimizers = [getattr(one, "_optimizer", one) for one in self.optimizers]
         checkpoint = checkpoints.load(path, self.lightning_module, optimizers, self.extra_tensors)
         ours = checkpoint.get(checkpoints.KEY, {})
-        before = ours.get("data_parallel_size")
-        if before is not None and before != self.data_parallel_size:
-            progress.change_layout(checkpoint, before=before, now=self.data_parallel_size)
+        before = ours.get("data_parallel_size", self.data_parallel_size)
+        self._layout_before = (before, ours.get("batch_size"))
+        if before != self.data_parallel_size:
+            logging.info(
+                f"{before} data-parallel processes become {self.data_parallel_size}: random states start anew."
+            )
         elif "random_states" in ours:
             self._random_state = ours["random_states"][self.data_parallel_rank]
         return checkpoint
+
+    def recount_batches(self, loader: Any) -> None:
+        """Translate how far a checkpoint was in its epoch into batches of `loader`, the first time this is called."""
+        if self._layout_before is None:
+            return
+        (before, batch_before), now = self._layout_before, self.data_parallel_size
+        batch_now = getattr(loader, "batch_size", None)
+        if batch_before and batch_now:
+            before, now = before * batch_before, now * batch_now
+        progress.recount(
+            self.lightning_module.trainer.fit_loop.epoch_loop.batch_progress.current, before=before, now=now
+        )
+        self._layout_before = None
 
     def remove_checkpoint(self, filepath: Any) -> None:
         """Remove a checkpoint with all its parts."""

@@ -28,7 +28,7 @@ class Run:
     def __init__(self, processes, logs):
         self.processes, self.logs = processes, logs
 
-    def wait(self, timeout=300.0):
+    def wait(self, timeout=900.0):
         """Wait for all; the exit codes, None for a process that did not end in time and was killed."""
         end = time.monotonic() + timeout
         for process in self.processes:
@@ -84,7 +84,7 @@ def start_processes(tmp_path_factory):
 def run_processes(start_processes, tmp_path_factory):
     """Run a script in several processes to its end, all of which must succeed; what process 0 saved as its result."""
 
-    def run(script, count, *arguments, timeout=300.0, **environment):
+    def run(script, count, *arguments, timeout=900.0, **environment):
         result = tmp_path_factory.mktemp("result") / "result.pt"
         processes = start_processes(script, count, [result, *arguments], **environment)
         codes = processes.wait(timeout)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -12,13 +14,17 @@ class FrameMean(Metric):
     """Pools means of batches by their number of frames: sums over batches and ranks, divided once.
 
     Torchmetrics' `MeanMetric` loses its weights where it is told to let NaN through, and a NaN loss must be seen.
+
+    Args:
+        empty: the mean of nothing.
     """
 
     full_state_update, higher_is_better, is_differentiable = False, False, False
     sums: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, empty: float = math.nan) -> None:
         super().__init__()
+        self.empty = empty
         self.add_state("sums", default=torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, mean: Tensor, num_frames: Tensor) -> None:
@@ -26,5 +32,6 @@ class FrameMean(Metric):
         self.sums += torch.stack([mean.detach().double() * num_frames, num_frames.double()])
 
     def compute(self) -> Tensor:
-        """The mean, a scalar; NaN where there was no frame."""
-        return (self.sums[0] / self.sums[1]).float()
+        """The mean, a scalar; `empty` where there was no frame."""
+        mean = self.sums[0] / self.sums[1]
+        return torch.where(self.sums[1] == 0, self.empty, mean).float()

@@ -180,13 +180,15 @@ class SortedLabelSteps:
 
         Each part is a mean over frames, the affinity loss one over the recordings that have a pair of frames.
         """
-        frames = lengths.sum().float()
-        recordings = frames
+        weights = rank_weights(torch.stack(list(self._counts_of(parts, targets, lengths).values())).float())
+        return self.total_loss({name: part * weight for (name, part), weight in zip(parts.items(), weights)})
+
+    def _counts_of(self, parts: dict[str, Tensor], targets: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """How many frames, or recordings, each part of the loss is the mean of."""
+        counts = dict.fromkeys(parts, lengths.sum())
         if "affinity" in parts:
-            recordings = count_paired(targets[..., self.label_columns()[0].columns], lengths).float()
-        of_frames, of_recordings = rank_weights(torch.stack([frames, recordings])).unbind()
-        weights = {"affinity": of_recordings}
-        return self.total_loss({name: part * weights.get(name, of_frames) for name, part in parts.items()})
+            counts["affinity"] = count_paired(targets[..., self.label_columns()[0].columns], lengths)
+        return counts
 
     @contextmanager
     def _draw_of_frames(self) -> Iterator[None]:
@@ -290,9 +292,10 @@ class SortedLabelSteps:
         self._eval_metrics[stage] = metrics.to(self.device)
 
     def _evaluation_metrics(self) -> dict[str, nn.Module]:
-        """What is counted over one loader. The losses are means over frames, so frames are their weights."""
-        losses = ["loss", *(f"loss_{name}" for name in self.loss_weights())]
-        metrics: dict[str, nn.Module] = {name: FrameMean() for name in losses}
+        """What is counted over one loader: means over frames by their frames, those over recordings by recordings."""
+        metrics: dict[str, nn.Module] = {f"loss_{name}": FrameMean() for name in self.loss_weights()}
+        if "loss_affinity" in metrics:
+            metrics["loss_affinity"] = FrameMean(empty=0.0)  # of recordings, and there may be none with a pair
         metrics |= self._named_frame_metrics()
         if self.config.der_collar is not None:
             metrics[_COLLAR] = CollarErrorRate(
@@ -310,10 +313,9 @@ class SortedLabelSteps:
 
     def _evaluation_step(self, stage: str, batch: Batch, dataloader_idx: int) -> dict[str, Tensor]:
         loss, parts, (output, targets, lengths) = self.compute_losses(batch)
-        metrics, num_frames = self._eval_metrics[stage][dataloader_idx], lengths.sum()
-        metrics["loss"].update(loss, num_frames)
+        metrics, counts = self._eval_metrics[stage][dataloader_idx], self._counts_of(parts, targets, lengths)
         for name, part in parts.items():
-            metrics[f"loss_{name}"].update(part, num_frames)
+            metrics[f"loss_{name}"].update(part, counts[name])
         self._update_frame_metrics(metrics, output.probs, targets, lengths)
         return {f"{_STAGES[stage]}_loss": loss}
 
@@ -328,8 +330,10 @@ class SortedLabelSteps:
     def _summary(self, stage: str, dataloader_idx: int) -> dict[str, Any]:
         prefix = _STAGES[stage]
         metrics = self._eval_metrics[stage][dataloader_idx]
-        values = {f"{prefix}_{name}": metric.compute() for name, metric in metrics.items()}
-        return {f"{prefix}_loss": values[f"{prefix}_loss"], "log": values}
+        found = {name: metric.compute() for name, metric in metrics.items()}
+        loss = self.total_loss({name: found[f"loss_{name}"] for name in self.loss_weights()})
+        values = {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items()}
+        return {f"{prefix}_loss": loss, "log": values}
 
     def on_validation_epoch_end(self, sync_metrics: bool = False) -> dict[str, Any]:
         """Log all loaders. Every rank comes here, also one without a batch, as the ranks add up their counts."""

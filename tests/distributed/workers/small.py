@@ -134,13 +134,15 @@ class Diarizer(SortformerDiarizer):
 
 
 class Watch(Callback):
-    """Keeps losses, and gradients before they are clipped."""
+    """Keeps the losses, and the gradients of the first step and the last, before they are clipped."""
 
     def __init__(self):
-        self.losses, self.gradients, self.norms = [], [], []
+        self.losses, self.gradients = [], {}
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.gradients.append({n: full(p.grad).clone() for n, p in pl_module.named_parameters() if p.grad is not None})
+        if trainer.global_step in (0, trainer.max_steps - 1):
+            grads = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            self.gradients[trainer.global_step] = {name: full(grad).clone() for name, grad in grads.items()}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]))
@@ -185,7 +187,7 @@ def train(
     watch = Watch()
     trainer = Trainer(
         accelerator="cpu",
-        devices=WORLD,
+        devices=int(os.environ.get("SORTFORMER_DEVICES", WORLD)),
         strategy=strategy,
         max_epochs=-1,
         logger=False,
@@ -206,10 +208,14 @@ def train(
     return trainer, model, watch
 
 
-def reference(cfg, batches, *, accumulate=1, clip=None, seed=0):
-    """The same training by hand, in one process, in float32: losses, gradients and norms per step, weights at last."""
+def reference(cfg, batches, *, accumulate=1, clip=None, skip=None, seed=0):
+    """The same training by hand, in one process, in float32: losses, gradients and norms per step, weights at last.
+
+    Step `skip` changes no weight.
+    """
     cfg = OmegaConf.merge(cfg, {"parallel": None})
     model = new_model(cfg, seed=seed)
+    model.encoder.sync_max_audio_length = False  # one process alone would wait for the others
     optim = dict(cfg.optim)
     cls = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optim.pop("name")]
     optimizer = cls([p for p in model.parameters() if p.requires_grad], **optim, foreach=False)
@@ -225,7 +231,8 @@ def reference(cfg, batches, *, accumulate=1, clip=None, seed=0):
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
         trained = [p for p in model.parameters() if p.grad is not None]
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained, clip or float("inf"))))
-        optimizer.step()
+        if skip != len(gradients) - 1:
+            optimizer.step()
         optimizer.zero_grad()
     return {"losses": losses, "gradients": gradients, "norms": norms, "weights": model.state_dict(), "model": model}
 
