@@ -86,7 +86,7 @@ def test_the_table_has_mean_and_spread():
 
 
 def test_results_join_the_others_and_the_page(tmp_path):
-    result = {"references": {"unseen": {"chance": SCORES}}, "heads": {}, "clustering": {}}
+    result = {"references": {"unseen": {"one class": SCORES, "chance": SCORES}}, "heads": {}, "clustering": {}}
     (tmp_path / "tasks.md").write_text("before\n<!-- results -->\nold\n<!-- end of results -->\nafter\n")
     write_result(tmp_path, "faces", result)
     shown = write_result(tmp_path, "genres", result)
@@ -97,6 +97,7 @@ def test_results_join_the_others_and_the_page(tmp_path):
     assert "old" not in page
     assert "| faces | unseen | chance |" in page
     assert "faces" not in shown
+    assert with_table(page, result_table(json.loads((tmp_path / "tasks.json").read_text()))) == page
 
 
 def test_the_page_shows_the_results_of_the_file_and_their_pictures():

@@ -34,7 +34,9 @@ def write_result(folder: str | Path, name: str, result: Mapping[str, Any]) -> st
     path, page = folder / "tasks.json", folder / "tasks.md"
     results = json.loads(path.read_text()) if path.is_file() else {}
     results[name] = result
-    path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    path.write_text(
+        json.dumps(dict(sorted(results.items())), indent=1) + "\n"
+    )  # the order inside is that of the table
     if page.is_file():
         page.write_text(with_table(page.read_text(), result_table(results)))
     return result_table({name: result})
