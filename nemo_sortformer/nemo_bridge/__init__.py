@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "allow_list": ("PREFIX", "register", "reset_restore_state"),
     "archive": ("NemoFileError", "read_nemo_config", "read_nemo_weights"),
-    "compat": ("NEMO_DIARIZER", "NEMO_ONLY", "PARTS", "Finding", "diarizer_findings"),
+    "compat": ("NEMO_DIARIZER", "NEMO_ONLY", "PARTS", "Finding", "diarizer_findings", "ignored_data_keys"),
     "contents": ("read_contents",),
     "describe": ("Checkpoint", "describe"),
     "encoder": ("load_encoder",),
@@ -32,6 +32,7 @@ __all__ = [
     "check_names",
     "describe",
     "diarizer_findings",
+    "ignored_data_keys",
     "load_encoder",
     "load_weights",
     "read_contents",
@@ -55,7 +56,14 @@ def __getattr__(name: str) -> Any:
 if TYPE_CHECKING:
     from nemo_sortformer.nemo_bridge.allow_list import PREFIX, register, reset_restore_state
     from nemo_sortformer.nemo_bridge.archive import NemoFileError, read_nemo_config, read_nemo_weights
-    from nemo_sortformer.nemo_bridge.compat import NEMO_DIARIZER, NEMO_ONLY, PARTS, Finding, diarizer_findings
+    from nemo_sortformer.nemo_bridge.compat import (
+        NEMO_DIARIZER,
+        NEMO_ONLY,
+        PARTS,
+        Finding,
+        diarizer_findings,
+        ignored_data_keys,
+    )
     from nemo_sortformer.nemo_bridge.contents import read_contents
     from nemo_sortformer.nemo_bridge.describe import Checkpoint, describe
     from nemo_sortformer.nemo_bridge.encoder import load_encoder

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -70,6 +70,30 @@ _HEAD_NUMBERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_learnable_sil_emb": ((None, False), "a learnt silence in the speaker cache, which NeMo 3.0 lacks as well"),
 }
 """Keys of newer NeMo with the values at which they change nothing, and what they change at others."""
+_DATA = frozenset(
+    (
+        "num_spks",
+        "num_speakers",
+        "labels",
+        "validation_mode",
+        "seq_eval_mode",
+        "is_tarred",
+        "tarred_audio_filepaths",
+        "int_values",
+        "window_stride",
+        "subsampling_factor",
+        "use_bucketing",
+        "num_buckets",
+        "bucket_duration_bins",
+        "min_duration",
+        "max_duration",
+        "batch_duration",
+        "quadratic_duration",
+        "bucket_buffer_size",
+        "shuffle_buffer_size",
+    )
+)
+"""Keys of NeMo 3.0's data sets that repeat the model's, or that only its lhotse loader reads."""
 _NEWER = "Use it with the NeMo that wrote it: NeMo 3.0 does not load it either."
 _WITHOUT_KEY = (
     "Use the file with the NeMo that wrote it; or, where you know that the key changes nothing, restore it with the "
@@ -100,6 +124,13 @@ class Finding:
 def diarizer_findings(cfg: Mapping[str, Any]) -> list[Finding]:
     """Compare the settings of NeMo's `SortformerEncLabelModel`, as plain dicts, with what this package knows."""
     return [*_missing_parts(cfg), *_model_keys(cfg), *_part_keys(cfg)]
+
+
+def ignored_data_keys(group: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """List the keys of one of NeMo's data sources that ask for something and are neither in `known` nor idle."""
+    return [
+        key for key, value in group.items() if key not in known and key not in _DATA and value not in (None, False)
+    ]
 
 
 def _missing_parts(cfg: Mapping[str, Any]) -> Iterator[Finding]:

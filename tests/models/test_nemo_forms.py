@@ -157,6 +157,18 @@ def test_keys_of_newer_training_are_named_and_change_nothing(published, saved, n
     assert "activity_weight" not in ours.cfg
 
 
+def test_keys_of_newer_data_are_named_and_published_ones_pass_without_a_word(published, said):
+    cfg = published("v2", layers=1)
+    cfg.train_ds.update(is_tarred=False, seq_eval_mode=True, num_buckets=10, min_duration=10, drop_last=False)
+    SortformerDiarizer(cfg=cfg)
+    assert not [text for text in said if "ignored" in text]
+    with open_dict(cfg):
+        cfg.train_ds.update(subsegment_mode=True, subsegment_nspk_bias=1.5, validate_manifest_paths=False)
+    SortformerDiarizer(cfg=cfg)
+    named = "`train_ds`: not known here, and ignored: `subsegment_mode`, `subsegment_nspk_bias`."
+    assert [text for text in said if "ignored" in text] == [named]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -98,12 +98,19 @@ def translate(cfg: DictConfig, *, target: str) -> DictConfig:
         new["streaming"] = {key: given[key] for key in streaming_keys() if given.get(key) is not None}
     for name in DATASET_NAMES:
         if isinstance(new.get(name), Mapping) and "manifest_filepath" in new[name]:
+            ignored_keys = nemo_bridge.ignored_data_keys(new[name], _known_data_keys())
+            if ignored_keys and not new[name].get("use_lhotse"):
+                logging.warning(f"`{name}`: not known here, and ignored: {', '.join(f'`{k}`' for k in ignored_keys)}.")
             new[name] = _translate_dataset(new[name])
     return OmegaConf.create(new)
 
 
+def _known_data_keys() -> set[str]:
+    return {field.name for field in fields(DatasetConfig)} | set(NEMO_DATASET_KEYS)
+
+
 def _translate_dataset(old: Mapping[str, Any]) -> dict[str, Any]:
-    known = {field.name for field in fields(DatasetConfig)} | set(NEMO_DATASET_KEYS)
+    known = _known_data_keys()
     new = {key: value for key, value in old.items() if key in known and value not in (None, "???")}
     if (new.get("session_len_sec") or 0) <= 0:
         new.pop("session_len_sec", None)  # NeMo's -1: whole recordings
