@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.page_blocks import fill_blocks
 from benchmarks.targets import make_batch
-from benchmarks.timing import best_seconds, commit, machine, peak_bytes, report
+from benchmarks.timing import best_seconds, commit, machine, markdown, peak_bytes, report
 from nemo_sortformer.functional.arrival import arrival_frames, arrival_order, gather_columns
 from nemo_sortformer.functional.losses import masked_bce, sorted_targets
 from nemo_sortformer.functional.permutation import best_assignment, pairwise_bce
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="a JSON file for all of it")
+    parser.add_argument("--page", type=Path, help="a page whose blocks `<!-- cost: loss -->` are filled")
     arguments = parser.parse_args()
     frames = round(arguments.seconds * FRAMES_PER_SECOND)
     settings = {"device": arguments.device, "batch": arguments.batch, "frames": frames, "seed": arguments.seed}
@@ -57,6 +59,14 @@ def main() -> None:
     if arguments.out is not None:
         record = {"machine": machine(), "commit": commit(), **settings, "tables": tables}
         arguments.out.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
+    if arguments.page is not None:
+        page = fill_blocks(arguments.page.read_text(encoding="utf-8"), "cost", page_tables(tables))
+        arguments.page.write_text(page, encoding="utf-8")
+
+
+def page_tables(tables: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, str]:
+    """The tables that a page can show, by the first word of their names."""
+    return {name.split(",")[0]: markdown(rows) for name, rows in tables.items()}
 
 
 def order_calls(logits: Tensor, labels: Tensor) -> Calls:

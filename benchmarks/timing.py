@@ -107,16 +107,19 @@ def commit() -> str:
 
 def report(name: str, rows: Sequence[Mapping[str, object]], **settings: object) -> None:
     """Print the rows, which have the same keys, as a Markdown table, and everything again as one line of JSON."""
-    columns = list(rows[0])
     print(f"{name}: {machine()}, commit {commit()}; " + ", ".join(f"{key} {value}" for key, value in settings.items()))
     print()
-    print("| " + " | ".join(columns) + " |")
-    print("|" + " --- |" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
-    print()
+    print(markdown(rows))
     results = [{key: _rounded(value) for key, value in row.items()} for row in rows]
     print(json.dumps({"benchmark": name, "machine": machine(), "commit": commit(), **settings, "rows": results}))
+
+
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows that have the same keys as a Markdown table."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def _rounded(value: object) -> object:

@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.ablation.tables import CAPTIONS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = ("#33435C", "#4A86B8", "#8FB8D8", "#E1A037", "#B14A6D", "#5B8C5A", "#7A6FA8", "#9A9A9A")
-CAPTIONS = {
-    "curves": "as is; solid: unseen classes, dashed: seen classes",
-    "lengths": "unseen classes; solid: as is, dotted: mapped",
-    "classes": "unseen classes; solid: as is, dotted: mapped",
-    "pools": "mapped; solid: unseen classes, dashed: seen classes",
-}
 Row = Mapping[str, Any]
 
 

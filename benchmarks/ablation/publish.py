@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 from benchmarks.ablation.plots import draw_all
 from benchmarks.ablation.tables import all_tables
+from benchmarks.page_blocks import fill_blocks
 from nemo_sortformer.config import ConfigError
 
 SUMMARY = "ablation.json"
 PAGE = "claims.md"
-BLOCK = re.compile(r"(<!-- ablation: (\w+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
-"""A block of the page that a table of the summary fills."""
 
 
 def write_report(summary: Mapping[str, Any], out: str | Path) -> Path:
@@ -28,7 +26,8 @@ def write_report(summary: Mapping[str, Any], out: str | Path) -> Path:
     whole = "all" if summary["complete"] else f"INCOMPLETE: {summary['finished']} of"
     lines = [f"# Ablation, {whole} {summary['runs']} runs", ""]
     for name, table in all_tables(summary).items():
-        lines += [f"## {name}", "", table]
+        if not name.startswith("picture_"):
+            lines += [f"## {name}", "", table]
     lines += [f"![{path.stem}]({path.name})" for path in pictures]
     page = folder / "report.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -48,26 +47,10 @@ def publish(summary: Mapping[str, Any], docs: str | Path) -> None:
             f"{summary['missing'][0]}. Run the same command until it is done."
         )
     docs = Path(docs)
-    text = filled(docs.joinpath(PAGE).read_text(encoding="utf-8"), summary)
+    text = fill_blocks(docs.joinpath(PAGE).read_text(encoding="utf-8"), "ablation", all_tables(summary))
     draw_all(summary, docs / "images")
     _write_json(summary, docs / SUMMARY)
     docs.joinpath(PAGE).write_text(text, encoding="utf-8")
-
-
-def filled(page: str, summary: Mapping[str, Any]) -> str:
-    """The page with every block `<!-- ablation: name -->` ... `<!-- end -->` holding the table of that name.
-
-    Raises:
-        ConfigError: there is no such table.
-    """
-    tables = all_tables(summary)
-
-    def table(block: re.Match[str]) -> str:
-        if block[2] not in tables:
-            raise ConfigError(f"{PAGE} asks for the table `{block[2]}`, but there are only {sorted(tables)}.")
-        return f"{block[1]}\n{tables[block[2]]}\n{block[4]}"
-
-    return BLOCK.sub(table, page)
 
 
 def _write_json(summary: Mapping[str, Any], path: Path) -> None:

@@ -40,12 +40,11 @@ def run_one(config: AblationConfig, run: Run, on_step: Callable[[int], None] = l
     task = replace(config.task, pool_size=run.pool)
     torch.manual_seed(run.seed)
     model = build_labeler(config, run)
-    curve, step_seconds = _train(model, config, run, task, on_step)
+    curve = _train(model, config, run, task, on_step)
     frames, recordings = config.train.frames, config.test_recordings
     return {
         "run": {"system": run.system, "loss": run.loss, "pool": run.pool, "seed": run.seed},
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "step_milliseconds": 1e3 * step_seconds,
         "curve": curve,
         "seen": evaluate(model, draw_tests(task, frames, recordings["1"], unseen=False)),
         "unseen": evaluate_lengths(model, config, task),
@@ -71,13 +70,15 @@ def build_labeler(config: AblationConfig, run: Run, **encoder: Any) -> Sortforme
 
 def _train(
     model: SortformerLabeler, config: AblationConfig, run: Run, task: PrototypeTask, on_step: Callable[[int], None]
-) -> tuple[list[dict[str, Any]], float]:
-    """Train; give the learning curve, and the shortest seconds of a step without its data."""
+) -> list[dict[str, Any]]:
+    """Train, and give the learning curve."""
     train = config.train
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=train.lr, betas=(0.9, 0.98), weight_decay=train.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, train.warmup_steps, train.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate(step, train.warmup_steps, train.steps)
+    )
     generator = torch.Generator().manual_seed(TRAIN_SEED + run.seed)
     lengths = torch.full((train.batch_size,), train.frames)
     tests = {
@@ -86,17 +87,14 @@ def _train(
     }
     curve: list[dict[str, Any]] = []
     losses: list[float] = []
-    shortest = math.inf
     for step in range(1, train.steps + 1):
         model.train()
         data = task.draw(train.batch_size, train.frames, generator)
-        begin = time.perf_counter()
         loss = model.compute_losses((data.embeddings, lengths, data.labels, lengths))[0]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_gradient_norm)
         optimizer.step()
-        shortest = min(shortest, time.perf_counter() - begin)
         schedule.step()
         losses.append(loss.item())
         if step % train.curve_every == 0 or step == train.steps:
@@ -104,10 +102,10 @@ def _train(
             curve.append({"step": step, "train_loss": sum(losses) / len(losses), **point})
             losses.clear()
         on_step(step)
-    return curve, shortest
+    return curve
 
 
-def _rate(step: int, warmup_steps: int, steps: int) -> float:
+def learning_rate(step: int, warmup_steps: int, steps: int) -> float:
     """The learning rate as a share of the largest: linear warm-up, then half a cosine down to 1 %."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps

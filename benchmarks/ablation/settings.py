@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from nemo_sortformer.config import ConfigError, from_cfg
 from nemo_sortformer.config.merge import hint_for
@@ -40,6 +40,17 @@ class PartConfig:
     """Prototypes in the training pool; None: fresh ones each time."""
     seeds: list[int] | None = None
     """None: `seeds` of the whole."""
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """A table of differences within a part, seed by seed, so that what a seed does to both is not counted."""
+
+    part: str
+    by: Literal["system", "loss"]
+    """What the pairs name; the other one is the same on both sides."""
+    pairs: list[list[str]]
+    """[a, b]: the error of a minus the error of b."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +89,8 @@ class AblationConfig:
     """Keys of the loss, by a name for each; `layer_weight` and others may come from the system."""
     grid: dict[str, PartConfig]
     """The parts; a run that several of them name is made once."""
+    compare: dict[str, CompareConfig] = field(default_factory=dict)
+    """Tables of differences by name."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     task: PrototypeTask = field(default_factory=PrototypeTask)
     """The task; `pool_size` is that of the part."""
@@ -90,12 +103,16 @@ class AblationConfig:
     def __post_init__(self) -> None:
         self.systems = {name: from_cfg(SystemConfig, v, path=f"systems.{name}") for name, v in self.systems.items()}
         self.grid = {name: from_cfg(PartConfig, v, path=f"grid.{name}") for name, v in self.grid.items()}
+        self.compare = {name: from_cfg(CompareConfig, v, path=f"compare.{name}") for name, v in self.compare.items()}
         self.test_recordings = {str(times): count for times, count in self.test_recordings.items()}
         for name, part in self.grid.items():
             for key, known in (("systems", self.systems), ("losses", self.losses)):
                 for wanted in getattr(part, key):
                     if wanted not in known:
                         raise ConfigError(f"`grid.{name}.{key}` names `{wanted}`. {hint_for(wanted, known)}")
+        for name, table in self.compare.items():
+            if table.part not in self.grid:
+                raise ConfigError(f"`compare.{name}.part` names `{table.part}`. {hint_for(table.part, self.grid)}")
         if not self.runs():
             raise ConfigError("`grid` must name at least one run, but names none.")
         if "1" not in self.test_recordings:

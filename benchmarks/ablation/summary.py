@@ -5,12 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.ablation.settings import AblationConfig, Run
+from benchmarks.ablation.settings import AblationConfig, CompareConfig, Run
 
 MEASURES = ("as_is", "mapped", "self_sorted", "count")
+COMPARED: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "seen, mapped": lambda result: result["seen"]["mapped"],
+    "unseen, as is": lambda result: result["unseen"]["1"]["as_is"],
+    "unseen, mapped": lambda result: result["unseen"]["1"]["mapped"],
+    "gap": lambda result: result["unseen"]["1"]["mapped"] - result["seen"]["mapped"],
+    "2x, as is": lambda result: result["unseen"]["2"]["as_is"],
+    "4x, as is": lambda result: result["unseen"]["4"]["as_is"],
+    "4x, mapped": lambda result: result["unseen"]["4"]["mapped"],
+}
 Value = list[float | int]
 """[mean, standard deviation over seeds, number of seeds]; a rate is a share, not a percentage."""
 
@@ -30,12 +39,56 @@ def summarize(config: AblationConfig, results: Mapping[Run, Mapping[str, Any]]) 
         "seeds": sorted({run.seed for run in runs}),
         "commits": sorted({result["commit"] for result in results.values()}),
         "machines": sorted({result["machine"] for result in results.values()}),
-        "seconds": sum(result["seconds"] for result in results.values()),
         "task": asdict(config.task),
         "train": asdict(config.train),
         "titles": {name: system.title for name, system in config.systems.items()},
         "parts": {name: _part(config, name, results) for name in config.grid},
+        "differences": {name: _differences(config, table, results) for name, table in config.compare.items()},
     }
+
+
+def _differences(
+    config: AblationConfig, table: CompareConfig, results: Mapping[Run, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Error of one minus error of the other, mean and deviation over the seeds that both have."""
+    part = config.grid[table.part]
+    rows = []
+    for pool in part.pools:
+        for a, b in table.pairs:
+            for same in part.losses if table.by == "system" else part.systems:
+                ends = [(x, same) if table.by == "system" else (same, x) for x in (a, b)]
+                pairs = [
+                    (results[one], results[other])
+                    for seed in (config.seeds if part.seeds is None else part.seeds)
+                    if (one := Run(*ends[0], pool, seed)) in results
+                    and (other := Run(*ends[1], pool, seed)) in results
+                ]
+                if pairs:
+                    changes = {
+                        name: difference([read(one) - read(other) for one, other in pairs])
+                        for name, read in COMPARED.items()
+                        if name[0] not in "24" or name[0] in config.test_recordings
+                    }
+                    rows.append({"by": table.by, "a": a, "b": b, "same": same, "pool": pool, **changes})
+    return rows
+
+
+def difference(changes: Sequence[float]) -> dict[str, Any]:
+    """A change of an error, seed by seed, and what it says: a change of less than its own deviation says nothing.
+
+    Example:
+        >>> difference([-0.04, -0.05, -0.06])
+        {'change': [-0.05, 0.01, 3], 'says': 'better'}
+        >>> difference([-0.04, 0.01, -0.06])["says"]
+        'no difference'
+    """
+    value = spread(changes)
+    same_sign = all(change > 0 for change in changes) or all(change < 0 for change in changes)
+    if len(changes) < 2 or not same_sign or abs(value[0]) <= value[1]:
+        says = "no difference" if len(changes) > 1 else "one seed"
+    else:
+        says = "better" if value[0] < 0 else "worse"
+    return {"change": value, "says": says}
 
 
 def _part(config: AblationConfig, name: str, results: Mapping[Run, Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,7 +115,6 @@ def _row(done: Sequence[Mapping[str, Any]], level: float | None) -> dict[str, An
     points = range(min(len(result["curve"]) for result in done))
     return {
         "parameters": done[0]["parameters"],
-        "step_milliseconds": median(result["step_milliseconds"] for result in done),
         "seen": {m: spread(r["seen"][m] for r in done) for m in MEASURES},
         "unseen": _nested(done, lambda result: result["unseen"]),
         "by_classes": _nested(done, lambda result: result["by_classes"]),

@@ -6,6 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CAPTIONS = {
+    "curves": "error over training steps, as is; solid: unseen classes, dashed: seen classes",
+    "lengths": "error by length, unseen classes; solid: as is, dotted: mapped",
+    "classes": "error by number of classes, unseen classes; solid: as is, dotted: mapped",
+    "pools": "error by size of the training pool, mapped; solid: unseen classes, dashed: seen classes",
+}
 Row = Mapping[str, Any]
 
 
@@ -18,6 +24,8 @@ def all_tables(summary: Mapping[str, Any]) -> dict[str, str]:
     tables: dict[str, str] = {}
     for name, part in parts.items():
         rows = part["rows"]
+        if not rows:
+            continue
         tables[name] = errors_table(rows, titles)
         tables[f"{name}_lengths"] = keyed_table(rows, titles, "unseen", "length {}x")
         tables[f"{name}_classes"] = keyed_table(rows, titles, "by_classes", "{} classes")
@@ -25,8 +33,25 @@ def all_tables(summary: Mapping[str, Any]) -> dict[str, str]:
             tables[f"{name}_pools"] = pools_table(part, titles)
         if any(row["same_weights"] for row in rows):
             tables[f"{name}_same_weights"] = same_weights_table(rows, titles)
+    for name, rows in summary["differences"].items():
+        if rows:
+            tables[name] = differences_table(rows, titles)
     warning = f"**INCOMPLETE: {summary['finished']} of {summary['runs']} runs. Not a result.**\n\n"
-    return {name: ("" if summary["complete"] else warning) + table for name, table in tables.items()}
+    whole = {name: ("" if summary["complete"] else warning) + table for name, table in tables.items()}
+    return whole | {
+        f"picture_{name}": f"![{text}](images/{name}.png)" for name, text in picture_names(summary).items()
+    }
+
+
+def picture_names(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The pictures that the grid has, without their ending, and what each shows."""
+    names = {}
+    for part, content in summary["parts"].items():
+        if content["rows"]:
+            names |= {f"ablation_{part}_{what}": caption for what, caption in CAPTIONS.items() if what != "pools"}
+            if len(content["pools"]) > 1:
+                names[f"ablation_{part}_pools"] = CAPTIONS["pools"]
+    return names
 
 
 def errors_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
@@ -86,6 +111,21 @@ def same_weights_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
             lines.append([titles[row["system"]], row["loss"], mode, *errors])
     lengths = next(row["unseen"] for row in rows if row["same_weights"])
     return markdown([["system", "loss", "tested", *(f"length {times}x" for times in lengths)], *lines])
+
+
+def differences_table(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
+    """Changes of errors in percentage points, seed by seed; what is better or worse by more than chance in bold."""
+    names = [name for name, value in rows[0].items() if isinstance(value, dict)]
+    lines = []
+    for row in rows:
+        a, b, same = (titles.get(row[key], row[key]) for key in ("a", "b", "same"))
+        cells = []
+        for name in names:
+            average, deviation, _ = row[name]["change"]
+            text = f"{100 * average:+.1f} ± {100 * deviation:.1f}"
+            cells.append(f"**{text} {row[name]['says']}**" if row[name]["says"] in ("better", "worse") else text)
+        lines.append([f"{a} against {b}", same, _pool(row["pool"]), *cells])
+    return markdown([["change of the error", "with", "pool", *names], *lines])
 
 
 def cell(value: Sequence[float]) -> str:

@@ -31,7 +31,23 @@ def test_two_that_are_near_are_a_tie():
 @pytest.mark.slow
 def test_the_command_prints_its_tables_and_keeps_them(tmp_path, capsys, monkeypatch):
     out = tmp_path / "cost.json"
-    words = ["--slots", "2", "9", "--batch", "2", "--seconds", "8", "--rounds", "1", "--out", str(out)]
+    page = tmp_path / "page.md"
+    page.write_text("<!-- cost: loss -->\n<!-- end -->\n")
+    words = [
+        "--page",
+        str(page),
+        "--slots",
+        "2",
+        "9",
+        "--batch",
+        "2",
+        "--seconds",
+        "8",
+        "--rounds",
+        "1",
+        "--out",
+        str(out),
+    ]
     monkeypatch.setattr("sys.argv", ["sorting_cost", *words])
     sorting_cost.main()
     record = json.loads(out.read_text())
@@ -42,3 +58,4 @@ def test_the_command_prints_its_tables_and_keeps_them(tmp_path, capsys, monkeypa
         assert rows[1]["brute ms"] is None
         assert all(row[f"{way} ms"] > 0 for row in rows for way in ("assignment", "comparison", "counting", "ours"))
     assert capsys.readouterr().out.count("| slots |") == 3
+    assert "| 9 | - |" in page.read_text()
