@@ -65,8 +65,10 @@ class Labeling(Diarization):
         truth = reference
         if reference is not None and not _is_segments(reference):
             truth = label_segments(reference, frame_seconds=self.frame_seconds)
-        frames = {"time_text": _frames} if self.frame_seconds == 1 else {}
-        return plot_timeline(self, reference=truth, path=path, nobody="no class is active", **frames)
+        options: dict[str, Any] = {"reference": truth, "path": path, "nobody": "no class is active"}
+        if self.frame_seconds == 1:
+            options |= {"time_text": _frames, "title": f"{self.recording}   ({self.duration:g} frames)"}
+        return plot_timeline(self, **options)
 
 
 def label_segments(labels: Any, *, frame_seconds: float = 1.0, names: Sequence[str] | None = None) -> list[Segment]:

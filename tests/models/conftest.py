@@ -180,3 +180,24 @@ def noise_batch():
     lengths = torch.tensor([46400, 20801, 30000])
     audio = torch.randn(3, 46400, generator=generator) * torch.tensor([[0.3], [0.001], [0.05]])
     return audio * (torch.arange(46400) < lengths[:, None]), lengths
+
+
+@pytest.fixture
+def labeler_cfg():
+    """Make settings of a small labeler of 6 numbers per frame; keyword arguments replace keys under `model:`."""
+
+    def make(**changes):
+        slots = {} if "heads" in changes else {"max_num_of_classes": 3}
+        encoder = {
+            "_target_": "nemo_sortformer.modules.SortformerEncoder",
+            "num_layers": 2,
+            "hidden_size": 8,
+            "inner_size": 16,
+            "num_attention_heads": 2,
+            "conv_kernel": 3,
+            "dropout": 0.0,
+        }
+        optim = {"name": "adamw", "lr": 1e-3}
+        return OmegaConf.create({"input_dim": 6, "encoder": encoder, "optim": optim} | slots | changes)
+
+    return make
