@@ -32,8 +32,8 @@ class AttractorHead(NeuralModule):
     Raises:
         ValueError: `num_classes` below one.
 
-    Source: Horiguchi et al. 2020 (arXiv:2005.09921), attractors eq. 5 to 9, existence and its loss eq. 10 to 12,
-        labels eq. 13; frames shuffled as in its section 3.2.
+    Source: Horiguchi et al. 2020 (arXiv:2005.09921), section 4: LSTM encoder and decoder, existence probabilities and
+        their loss, labels as products of frames and attractors, frames in shuffled order.
     """
 
     def __init__(

@@ -50,9 +50,9 @@ class DeepSetsEncoder(NeuralModule):
     Raises:
         ValueError: `num_layers` below one.
 
-    Source: Zaheer et al. 2017 (arXiv:1703.06114), the equivariant layer of section 3.1 with the mean as pooling and a
-        matrix for each of its two scalars (their eq. for several channels); norm and residual, without which deep
-        stacks of it do not train, are ours.
+    Source: Zaheer et al. 2017 (arXiv:1703.06114), the permutation-equivariant layer lambda x + gamma pool(x), with
+        matrices for its two scalars as the states have many channels, and the mean as pooling; norm and residual around
+        it are ours.
     """
 
     def __init__(self, num_layers: int, hidden_size: int, inner_size: int, dropout: float = 0.0) -> None:
