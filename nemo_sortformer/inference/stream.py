@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.streaming import StreamingConfig, streaming_settings
-from nemo_sortformer.inference.model_identity import identify
+from nemo_sortformer.inference.model_identity import ModelIdentity, identify
 from nemo_sortformer.inference.settings import inference_settings
+from nemo_sortformer.inference.stream_answers import StreamUpdate
 from nemo_sortformer.inference.stream_audio import pieces_of
+from nemo_sortformer.inference.stream_features import know_beforehand
 from nemo_sortformer.inference.stream_state import StreamError, StreamState
-from nemo_sortformer.inference.stream_steps import StreamUpdate, add_audio, new_state, run_steps
+from nemo_sortformer.inference.stream_steps import add_audio, new_state, run_steps
 from nemo_sortformer.inference.windows import Outputs
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class BatchedStreamer:
             state = new_state(
                 self.model, self.config, self.inference, self.identity, sample_rate=sample_rate or self.sample_rate
             )
-        self._states[name] = self._checked(state, sample_rate)
+        self._states[name] = checked_state(state, self.identity, self.config, sample_rate)
 
     def push(
         self, pieces: Mapping[Hashable, Any], *, sample_rate: int | None = None
@@ -158,21 +159,6 @@ class BatchedStreamer:
             raise StreamError(f"There is no open stream `{name}`.")
         return self._states[name]
 
-    def _checked(self, state: StreamState, sample_rate: int | None) -> StreamState:
-        if not self.identity.matches(state.model):
-            raise StreamError(
-                f"The state belongs to the model `{state.model}`, but this is `{self.identity}`. Go on with the model "
-                "that the stream began with."
-            )
-        if state.config != self.config:
-            raise StreamError(
-                f"The state has the settings {state.config}, but this streamer has {self.config}. Give it "
-                "`latency=state.config`."
-            )
-        if sample_rate not in (None, state.sample_rate):
-            raise StreamError(f"The state is of a stream at {state.sample_rate} Hz, not at {sample_rate} Hz.")
-        return state
-
     def _run(self, states: dict[Hashable, StreamState]) -> dict[Hashable, list[StreamUpdate]]:
         found = run_steps(self.model, list(states.values()), max_batch=self.max_batch)
         self._states.update(zip(states, (state for state, _ in found), strict=True))
@@ -203,16 +189,22 @@ class Streamer:
         override_config: Any = None,
         state: StreamState | None = None,
     ) -> None:
-        if state is not None:
-            latency, override_config = latency or state.config, override_config or state.inference
-        self._streams = BatchedStreamer(model, latency=latency, override_config=override_config)
-        self._last: StreamState | None = None
-        self._streams.open(0, sample_rate=sample_rate, state=state)
+        if state is None:
+            config = streaming_settings(model.config.streaming, latency)
+            inference = inference_settings(model.config.inference, override=override_config)
+            rate = sample_rate or model.config.sample_rate
+            state = new_state(model, config, inference, identify(model), sample_rate=rate)
+        elif latency is not None or override_config is not None:
+            raise StreamError(
+                "A stream that is taken up keeps its settings: leave `latency` and `override_config` out."
+            )
+        self.model = model
+        self._state = checked_state(state, identify(model), state.config, sample_rate)
 
     @property
     def state(self) -> StreamState:
         """Everything the stream knows: a value, which later pieces do not change. See :class:`StreamState`."""
-        return self._last or self._streams.state(0)
+        return self._state
 
     def push(self, samples: Any, *, sample_rate: int | None = None) -> list[StreamUpdate]:
         """Take in a piece of audio; give the updates that it makes possible, often none.
@@ -221,17 +213,14 @@ class Streamer:
             AudioError: the piece is of no use; the stream is as it was before.
             StreamError: the stream is finished, or `sample_rate` is not that of the stream.
         """
-        if self._last is not None:
-            raise StreamError("The stream is finished. Begin a new one for what comes after it.")
-        return self._streams.push({0: samples}, sample_rate=sample_rate)[0]
+        return self._run(add_audio(self._state, samples, self.model, sample_rate=sample_rate))
 
     def finish(self) -> list[StreamUpdate]:
-        """Answer what is left, as no more audio comes; the last update has `is_last`."""
-        if self._last is not None:
-            return []
-        before = self._streams.state(0)
-        updates = self._streams.finish(0)
-        self._last = replace(before, finished=True)
+        """Answer what is left, as no more audio comes; the last update has `is_last`. Again it gives none."""
+        return [] if self._state.finished else self._run(add_audio(self._state, None, self.model))
+
+    def _run(self, state: StreamState) -> list[StreamUpdate]:
+        [(self._state, updates)] = run_steps(self.model, [state])
         return updates
 
 
@@ -239,6 +228,8 @@ def stream_recordings(
     model: SortformerDiarizer, recordings: list[np.ndarray], *, latency: Any = None, block_seconds: float = 60.0
 ) -> list[Outputs]:
     """Run whole recordings as streams, as a model that was trained to stream wants it, in bounded memory.
+
+    Where the model sets a level or normalizes its features by the recording, it is by the whole of it, as in NeMo.
 
     Args:
         model: the diarizer.
@@ -250,6 +241,9 @@ def stream_recordings(
         Probabilities of each recording, as from :func:`batch_outputs`; no embeddings.
     """
     streamer = BatchedStreamer(model, latency=latency, override_config={"assignment": "heads"})
+    for i, samples in enumerate(recordings):
+        streamer.open(i)
+        streamer.open(i, state=know_beforehand(streamer.close(i), samples, model))
     probs: list[list[np.ndarray]] = [[] for _ in recordings]
     block = max(round(block_seconds * model.config.sample_rate), 1)
     longest = max((len(samples) for samples in recordings), default=0)
@@ -260,3 +254,26 @@ def stream_recordings(
     for i in streamer.streams:
         probs[i].extend(update.probs for update in streamer.finish(i))
     return [Outputs(np.concatenate(parts), None) for parts in probs]
+
+
+def checked_state(
+    state: StreamState, identity: ModelIdentity, config: StreamingConfig, sample_rate: int | None
+) -> StreamState:
+    """The state, if a stream can go on from it.
+
+    Raises:
+        StreamError: it is of another model, of other settings, or of another rate.
+    """
+    if not identity.matches(state.model):
+        raise StreamError(
+            f"The state belongs to the model `{state.model}`, but this is `{identity}`. Go on with the model that the "
+            "stream began with."
+        )
+    if state.config != config:
+        raise StreamError(
+            f"The state has the settings {state.config}, but this streamer has {config}. Give it "
+            "`latency=state.config`."
+        )
+    if sample_rate not in (None, state.sample_rate):
+        raise StreamError(f"The state is of a stream at {state.sample_rate} Hz, not at {sample_rate} Hz.")
+    return state

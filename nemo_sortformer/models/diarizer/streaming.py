@@ -94,6 +94,7 @@ def stream_step(
     static = mel.device.type != "cpu" if static is None else static
     state = state.to(mel.device, model.dtype)
     chunk, _ = model.encoder.pre_encode(x=mel.transpose(1, 2).to(model.dtype), lengths=lengths)
+    chunk = chunk.to(model.dtype)  # under autocast it may have another
     heard = (lengths + factor - 1).div(factor, rounding_mode="floor")  # some encoders round by the longest of a batch
     left = torch.minimum(state.frames, torch.full_like(state.frames, config.chunk_left_context))
     left = torch.minimum(left, heard)
