@@ -98,7 +98,7 @@ def _join(part: Tensor, group: TensorGroup, dim: int) -> Tensor:
     rows = part.movedim(dim, 0).contiguous()
     out = rows.new_empty(rows.shape[0] * group.size, *rows.shape[1:])
     dist.all_gather_into_tensor(out, rows, group=group.processes)
-    return out.movedim(0, dim)
+    return out.movedim(0, dim).contiguous()  # once here, or else each linear map behind it makes its own copy
 
 
 def _keep(whole: Tensor, group: TensorGroup, dim: int) -> Tensor:
@@ -115,7 +115,7 @@ def _add_up_parts(partial: Tensor, group: TensorGroup, dim: int) -> Tensor:
     rows = partial.movedim(dim, 0).contiguous()
     out = rows.new_empty(rows.shape[0] // group.size, *rows.shape[1:])
     dist.reduce_scatter_tensor(out, rows, group=group.processes)
-    return out.movedim(0, dim)
+    return out.movedim(0, dim).contiguous()
 
 
 def _exchange(part: Tensor, group: TensorGroup, split_dim: int, join_dim: int) -> Tensor:

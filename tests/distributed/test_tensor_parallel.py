@@ -85,7 +85,7 @@ def test_a_process_holds_what_the_formulas_of_memory_say(on_two):
     assert len(on_two["memory"]) == 8
     for case, found in on_two["memory"].items():
         assert found["parameters"] == found["formula parameters"], case
-        assert found["kept"] == pytest.approx(found["formula"], rel=0.05), case
+        assert found["kept"] == pytest.approx(found["formula"], rel=0.03), case
 
 
 @pytest.mark.parametrize(
