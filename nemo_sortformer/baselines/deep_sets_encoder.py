@@ -51,8 +51,8 @@ class DeepSetsEncoder(NeuralModule):
         ValueError: `num_layers` below one.
 
     Source: Zaheer et al. 2017 (arXiv:1703.06114), the permutation-equivariant layer lambda x + gamma pool(x), with
-        matrices for its two scalars as the states have many channels, and the mean as pooling; norm and residual around
-        it are ours.
+        matrices for its two scalars as the states have many channels, and the mean as pooling; norm and residual
+        around it are ours.
     """
 
     def __init__(self, num_layers: int, hidden_size: int, inner_size: int, dropout: float = 0.0) -> None:
