@@ -67,14 +67,18 @@ def peak_bytes(function: Callable[[], object]) -> int:
         return 0
     ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system, so that it is not hidden
     reset.write_text("5")  # resets the high-water mark
-    before = _resident("VmRSS")
+    before = resident_bytes("VmRSS")
     function()
-    return max(_resident("VmHWM") - before, 0)
+    return max(resident_bytes("VmHWM") - before, 0)
 
 
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+def resident_bytes(field: str, process: int | str = "self") -> int:
+    """Memory that a process holds (`VmRSS`) or held at most (`VmHWM`); 0 where it is gone, or without Linux."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
 
 
 def machine() -> str:

@@ -32,7 +32,7 @@ class PartialWork:
     """A file that grows by the model's outputs, step by step, and gives them back in the same order.
 
     A record is whole or does not count: it has its length and checksum, and whatever follows the last good one is cut
-    off. A file of another recording, model or setting is begun anew.
+    off. A file of another recording, model or setting is begun anew; one that is no such file is not touched.
 
     Args:
         path: the file; its folder is made.
@@ -51,7 +51,12 @@ class PartialWork:
                 self._give_up("another run works on the same recording")
                 return
             file.seek(0)
-            if file.read(len(header)) != header:
+            found = file.read(len(header))
+            if found and not found.startswith(_MAGIC):
+                file.close()
+                self._give_up("it is a file of another kind")
+                return
+            if found != header:
                 file.truncate(0)
                 file.write(header)
                 file.flush()

@@ -241,3 +241,37 @@ def test_demo_writes_its_four_files(run, checkpoint, tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["demo.png", "demo.rttm", "demo.wav", "demo_reference.rttm"]
     assert "DER" in done.stdout
     assert "Who spoke when" in done.stdout
+
+
+def test_a_stopped_run_of_a_long_recording_goes_on(run, wav, checkpoint, monkeypatch):
+    from nemo_sortformer.inference import windows
+
+    path, runs, stop_at = wav("long.wav", 305.0), [], 4
+    real = windows.run_features
+
+    def watched(*arguments):
+        if len(runs) == stop_at:
+            raise KeyboardInterrupt
+        runs.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(windows, "run_features", watched)
+    command = ("diarize", path, "--model", checkpoint, "--assignment", "clustering", "--batch-size", 2)
+    done = run(*command)
+    assert done.exit_code == 130
+    assert "Stopped" in done.stderr
+    partial = path.with_suffix(".partial")
+    assert partial.exists()
+    stop_at = None
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert "earlier run" in done.stderr
+    assert path.with_suffix(".rttm").exists()
+    assert not partial.exists()
+    together = len(runs)
+    runs.clear()
+    first = path.with_suffix(".rttm").read_text()
+    partial.write_bytes(b"")
+    assert run(*command, "--overwrite", "--no-resume").exit_code == 0
+    assert len(runs) == together, "what was done was not done again"
+    assert path.with_suffix(".rttm").read_text() == first

@@ -16,6 +16,7 @@ from nemo_sortformer.inference.assign import (
     keep_loudest,
     named_segments,
     order_of_arrival,
+    prune_phantoms,
     speaker_probs,
 )
 from nemo_sortformer.inference.windows import Outputs
@@ -103,3 +104,38 @@ def test_clustering_without_embeddings_is_an_error():
     outputs = Outputs(np.zeros((5, 4), np.float32), None)
     with pytest.raises(ConfigError, match="embeddings"):
         speaker_probs(outputs, InferenceConfig(assignment="clustering"), SpeakerLimits())
+
+
+PHANTOM = np.zeros((100, 3), np.float32)
+PHANTOM[:60, 0] = 0.9
+PHANTOM[55:58, 1] = 0.8  # 0.3 s, beside somebody
+PHANTOM[70:74, 1] = 0.8  # 0.4 s alone
+PHANTOM[80:, 2] = 0.95
+PHANTOM[70:74, 2] = 0.2
+
+
+def test_a_phantom_is_pruned_and_its_speech_goes_to_the_likeliest():
+    config = InferenceConfig(min_speaker_seconds=1.0)
+    pruned = prune_phantoms(PHANTOM, config, SpeakerLimits(), frame_seconds=0.1)
+    assert (pruned[:, 1] == 0).all()
+    np.testing.assert_array_equal(pruned[70:74, 2], np.float32(0.8))
+    np.testing.assert_array_equal(pruned[:70, 0], PHANTOM[:70, 0])
+    np.testing.assert_array_equal(pruned.max(axis=1), PHANTOM.max(axis=1), "no speech is lost")
+    assert prune_phantoms(PHANTOM, InferenceConfig(), SpeakerLimits(), frame_seconds=0.1) is PHANTOM
+    exactly = InferenceConfig(min_speaker_seconds=0.7)
+    assert prune_phantoms(PHANTOM, exactly, SpeakerLimits(), frame_seconds=0.1) is PHANTOM
+
+
+@pytest.mark.parametrize("limits", [{"min_speakers": 3}, {"num_speakers": 3}])
+def test_who_is_asked_for_is_no_phantom(limits):
+    config = InferenceConfig(min_speaker_seconds=1.0)
+    assert prune_phantoms(PHANTOM, config, SpeakerLimits(**limits), frame_seconds=0.1) is PHANTOM
+
+
+def test_the_only_speaker_of_a_short_recording_stays():
+    config = InferenceConfig(min_speaker_seconds=60.0)
+    pruned = prune_phantoms(PHANTOM, config, SpeakerLimits(), frame_seconds=0.1)
+    assert (pruned > 0.5).any(axis=0).tolist() == [True, False, False]
+    assert prune_phantoms(PHANTOM[:0], config, SpeakerLimits(), frame_seconds=0.1).shape == (0, 3)
+    with pytest.raises(ConfigError, match="min_speaker_seconds"):
+        InferenceConfig(min_speaker_seconds=-1.0)

@@ -1,15 +1,19 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Which file a recording gets, and that no file is lost to one."""
 
+import errno
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.inference.outputs import blocked_output, check_formats, output_paths, write_result
+from nemo_sortformer.inference.outputs import ENDINGS, blocked_output, check_formats, output_paths, write_result
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.sources import AudioSource
 
+RESULT = Diarization(recording="talk", segments=(Segment(0.0, 1.0, "speaker_0"),), duration=2.0)
 SOURCE = AudioSource(name="talk", path=Path("/data/talk.wav"))
 
 
@@ -50,3 +54,38 @@ def test_all_formats_are_written(tmp_path):
 def test_unknown_formats(formats):
     with pytest.raises(ValueError, match="rttm, json, audacity, png"):
         check_formats(formats)
+
+
+@pytest.mark.parametrize("kind", ["rttm", "json", "audacity", "png"])
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch, kind):
+    paths = {kind: tmp_path / f"talk{ENDINGS[kind]}"}
+    write_result(RESULT, paths)
+    old = paths[kind].read_bytes()
+    real = os.fsync
+
+    def full(descriptor):
+        real(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_result(replace(RESULT, segments=()), paths)
+    assert paths[kind].read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == [paths[kind].name], "nothing half-written is left"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_is_really_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    paths = {"rttm": tmp_path / "talk.rttm"}
+    write_result(RESULT, paths)
+    old = paths["rttm"].read_bytes()
+    many = replace(RESULT, segments=RESULT.segments * 5000)
+
+    def write_to_a_full_disk(self, text, **_):
+        with open("/dev/full", "w") as file:
+            file.write(text)
+
+    monkeypatch.setattr(Path, "write_text", write_to_a_full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_result(many, paths)
+    assert paths["rttm"].read_bytes() == old
