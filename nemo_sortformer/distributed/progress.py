@@ -22,11 +22,25 @@ def host_group(device: torch.device) -> Any:
     return _host_groups[key]
 
 
-def count_running_batch(checkpoint: dict[str, Any]) -> None:
-    """Count the batch after which a checkpoint is made as done; Lightning would run it again."""
-    batches = _batches(checkpoint)
-    for part in ("total", "current") if batches else ():
+def correct_counts(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint say which batches are done, where Lightning's counts are a step behind or ahead.
+
+    The batch after which a checkpoint is made is done; Lightning would run it again. An epoch that ends early, as the
+    last step has come, is not done; Lightning would leave out the rest of it in a longer run. Where an epoch is done,
+    with all that follows it, none of the next one is; Lightning would leave it out.
+    """
+    fit_loop = (checkpoint.get("loops") or {}).get("fit_loop", {})
+    batches, epochs = fit_loop.get("epoch_loop.batch_progress"), fit_loop.get("epoch_progress")
+    if not batches or not epochs:
+        return
+    for part in ("total", "current"):
         batches[part]["completed"] = batches[part]["processed"]
+        if not batches.get("is_last_batch", True) and epochs[part]["processed"] == epochs[part]["ready"]:
+            for name in ("processed", "completed"):
+                epochs[part][name] = epochs[part]["ready"] - 1
+    if batches.get("is_last_batch") and epochs["current"]["completed"] == epochs["current"]["ready"]:
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
 
 
 def recount(current: Any, *, before: int, now: int) -> None:
@@ -48,8 +62,3 @@ def recount(current: Any, *, before: int, now: int) -> None:
         )
     for name in ("ready", "started", "processed", "completed"):
         setattr(current, name, getattr(current, name) * before // now)
-
-
-def _batches(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    loops = checkpoint.get("loops") or {}
-    return loops.get("fit_loop", {}).get("epoch_loop.batch_progress")

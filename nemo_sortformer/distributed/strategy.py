@@ -271,7 +271,7 @@ class SortformerStrategy(ModelParallelStrategy):
         if self.is_global_zero and path.parent not in self._cleaned:
             checkpoints.clean_up(path.parent)
             self._cleaned.add(path.parent)
-        progress.count_running_batch(checkpoint)
+        progress.correct_counts(checkpoint)
         ours: dict[str, Any] = {
             "random_states": gather_random_states(self.parallel.tensor_parallel_size),
             "data_parallel_size": self.data_parallel_size,

@@ -178,6 +178,32 @@ def test_the_position_in_an_epoch_is_kept_in_items(batches, before, now):
     assert len({getattr(current, name) for name in names}) == 1
 
 
+def counts(number, **behind):
+    names = ("ready", "started", "processed", "completed")
+    return dict.fromkeys(names, number) | {name: number - lag for name, lag in behind.items()}
+
+
+@pytest.mark.parametrize(
+    "case, batches, epochs, last, done, epoch",
+    [
+        ("after a batch", counts(3, completed=1), counts(1, processed=1, completed=1), False, 3, 0),
+        ("in validation", counts(3), counts(1, processed=1, completed=1), False, 3, 0),
+        ("at the last step, in an epoch", counts(3), counts(1), False, 3, 0),
+        ("at the end of an epoch", counts(4), counts(1, completed=1), True, 4, 0),
+        ("after an epoch", counts(4), counts(1), True, 0, 1),
+    ],
+)
+def test_a_checkpoint_says_what_is_done(case, batches, epochs, last, done, epoch):
+    progress_of = {"total": dict(batches), "current": dict(batches), "is_last_batch": last}
+    loop = {
+        "epoch_loop.batch_progress": progress_of,
+        "epoch_progress": {"total": dict(epochs), "current": dict(epochs)},
+    }
+    progress.correct_counts({"loops": {"fit_loop": loop}})
+    assert progress_of["current"]["completed"] == done
+    assert epochs_of["current"]["completed"] == epoch, case
+
+
 def test_recomputed_layers_have_the_same_gradients_and_count_a_batch_once():
     def build():
         torch.manual_seed(0)

@@ -1,0 +1,166 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Trains five steps in each of the given layouts, and once by hand in one process; saves what came out of each."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback
+from nemo.utils import logging
+from small import (
+    RANK,
+    collate,
+    everyone,
+    local_bytes,
+    mean_over_processes,
+    recordings,
+    reference,
+    save,
+    settings,
+    train,
+    whole_state,
+)
+
+import nemo_sortformer.models.shared.steps as steps
+
+logging.setLevel(logging.ERROR)
+STEPS = 5
+SECONDS = (1.6, 2.4, 0.96, 2.0)
+OPTIM = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.01, "eps": 1e-4}
+"""With the usual `eps` Adam makes whole steps of gradients that are zero but for rounding, as that of a key's bias."""
+BATCHES = [recordings(number, seconds=SECONDS, silent=(1,) if number == 2 else ()) for number in range(STEPS)]
+"""In step 2 the second recording, which is all that process 1 of 4 has, is silent."""
+VALIDATION = [recordings(90 + number, seconds=(1.6, 2.4)) for number in range(2)]
+
+
+class Overflow(Callback):
+    """Plants an infinite gradient, on process 1 only, in the third step."""
+
+    def on_after_backward(self, trainer, pl_module):
+        if RANK == 1 and trainer.global_step == 2:
+            part = pl_module.sortformer_modules.single_hidden_to_spks.weight.grad.to_local()
+            part.view(-1)[:1] = float("inf")
+
+
+class NoAllReduce(Callback):
+    """A broken layout: copies do not add up their gradients."""
+
+    def on_train_start(self, trainer, pl_module):
+        for root in trainer.strategy._roots:
+            root.set_requires_all_reduce(False)
+
+
+LAYOUTS = {
+    "ddp": {"strategy": "ddp"},
+    "zero0": {"parallel": {"zero_stage": 0}},
+    "zero1": {"parallel": {"zero_stage": 1}},
+    "zero2": {"parallel": {"zero_stage": 2}},
+    "zero3": {"parallel": {"zero_stage": 3}},
+    "zero3 clipped": {"parallel": {"zero_stage": 3}, "clip": 0.5},
+    "zero1 accumulated": {"parallel": {"zero_stage": 1}, "accumulate": 2},
+    "zero3 accumulated": {"parallel": {"zero_stage": 3}, "accumulate": 2},
+    "recomputed": {"parallel": {"zero_stage": 3, "activation_checkpointing": True}},
+    "transformer": {"parallel": {"zero_stage": 3}, "state_encoder": "TransformerStateEncoder"},
+    "hybrid": {"parallel": {"zero_stage": 3, "replicate_size": 2}},
+    "hybrid accumulated": {"parallel": {"zero_stage": 2, "replicate_size": 2}, "accumulate": 2},
+    "tensor": {"parallel": {"tensor_parallel_size": 2}, "clip": 0.5},
+    "tensor sequence": {"parallel": {"tensor_parallel_size": 2, "sequence_parallel": True, "zero_stage": 3}},
+    "bf16": {"parallel": {"dtype": "bf16", "zero_stage": 0}},
+    "bf16 zero3": {"parallel": {"dtype": "bf16", "zero_stage": 3}},
+    "fp16 overflow": {"parallel": {"dtype": "fp16", "zero_stage": 2}, "callbacks": [Overflow], "skip": 2},
+    "no all-reduce": {"parallel": {"zero_stage": 0}, "callbacks": [NoAllReduce]},
+    "no frame counts": {"strategy": "ddp", "plain_mean": True},
+}
+
+
+def evaluate(model):
+    """Validation by hand, in one process."""
+    model.eval()
+    metrics = model._evaluation_metrics()
+    for metric in metrics.values():
+        metric.distributed_available_fn = bool  # says no
+    with torch.no_grad():
+        for items in VALIDATION:
+            _, parts, (output, targets, lengths) = model.compute_losses(collate(items))
+            counts = model._counts_of(parts, targets, lengths)
+            for name, part in parts.items():
+                metrics[f"loss_{name}"].update(part, counts[name])
+            model._update_frame_metrics(metrics, output.probs, targets, lengths)
+    return {f"val_{name}": float(metric.compute()) for name, metric in metrics.items()}
+
+
+def run(name):
+    """Train in one layout; what process 0 keeps of it."""
+    layout = dict(LAYOUTS[name])
+    options = {}
+    if "accumulate" in layout:
+        options["accumulate_grad_batches"] = layout["accumulate"]
+        options["max_steps"] = STEPS // layout["accumulate"]
+    if "clip" in layout:
+        options["gradient_clip_val"] = layout["clip"]
+    extra = {"state_encoder": layout["state_encoder"]} if "state_encoder" in layout else {}
+    cfg = settings(layout.get("parallel"), optim=OPTIM, **extra)
+    weigh = steps.rank_weights
+    if layout.get("plain_mean"):
+        steps.rank_weights = torch.ones_like
+    try:
+        trainer, model, watch = train(
+            cfg,
+            BATCHES,
+            strategy=layout.get("strategy", "nemo_sortformer"),
+            validation=VALIDATION,
+            callbacks=[callback() for callback in layout.get("callbacks", [])],
+            check_val_every_n_epoch=None,
+            val_check_interval=4 if "accumulate" in layout else STEPS,
+            **options,
+        )
+    finally:
+        steps.rank_weights = weigh
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    weights = whole_state(model)
+    return {
+        "losses": mean_over_processes(watch.losses),
+        "gradients": watch.gradients,
+        "weights": weights,
+        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")},
+        "checksums": everyone([float(value.double().abs().sum()) for value in weights.values()]),
+        "parameters": sum(parameter.numel() for parameter in trained),
+        "parameter_bytes": everyone(local_bytes(trained)),
+        "state_bytes": everyone(local_bytes(states)),
+        "dtypes": {str(parameter.dtype) for parameter in trained},
+        "skipped": None if scaler is None else everyone(scaler.skipped_steps),
+        "scale": None if scaler is None else everyone(scaler.scale),
+    }
+
+
+def by_hand(name):
+    """The reference of a layout."""
+    layout = LAYOUTS[name]
+    extra = {"state_encoder": layout["state_encoder"]} if "state_encoder" in layout else {}
+    batches = list(BATCHES)
+    if "accumulate" in layout:
+        batches = batches[: STEPS // layout["accumulate"] * layout["accumulate"]]
+    result = reference(
+        settings(optim=OPTIM, **extra),
+        batches,
+        accumulate=layout.get("accumulate", 1),
+        clip=layout.get("clip"),
+        skip=layout.get("skip"),
+    )
+    result["metrics"] = evaluate(result.pop("model"))
+    return result
+
+
+if __name__ == "__main__":
+    results, references = {}, {}
+    for name in sys.argv[2:]:
+        results[name] = run(name)
+        key = tuple(LAYOUTS[name].get(part) for part in ("accumulate", "clip", "skip", "state_encoder"))
+        if RANK == 0:
+            references.setdefault(key, None)
+            references[key] = references[key] or by_hand(name)
+            results[name]["reference"] = references[key]
+        dist.barrier()
+    save(results, sys.argv[1])
