@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.ablation.verdicts import verdicts_table
+
 CAPTIONS = {
     "curves": "error over training steps, as is; solid: unseen classes, dashed: seen classes",
     "lengths": "error by length, unseen classes; solid: as is, dotted: mapped",
@@ -36,6 +38,8 @@ def all_tables(summary: Mapping[str, Any]) -> dict[str, str]:
     for name, rows in summary["differences"].items():
         if rows:
             tables[name] = differences_table(rows, titles)
+    if len(answers := verdicts_table(summary)) > 1:
+        tables["verdicts"] = markdown(answers)
     warning = f"**INCOMPLETE: {summary['finished']} of {summary['runs']} runs. Not a result.**\n\n"
     whole = {name: ("" if summary["complete"] else warning) + table for name, table in tables.items()}
     return whole | {

@@ -16,10 +16,12 @@ from benchmarks.ablation.publish import publish, write_report
 from benchmarks.ablation.settings import AblationConfig, Run
 from benchmarks.ablation.summary import difference, equal_level, spread, summarize, unseen_at
 from benchmarks.ablation.tables import all_tables, cell
+from benchmarks.ablation.verdicts import QUESTIONS, tally, verdicts_table
 from benchmarks.page_blocks import NOT_YET, blocks, fill_blocks
 from nemo_sortformer.config import ConfigError, from_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
+CLAIMS = ROOT / "docs" / "claims.md"
 
 
 def load(name, *overrides):
@@ -269,7 +271,7 @@ def test_the_summary_and_its_tables_by_hand(tmp_path):
     tables = all_tables(summary)
     assert {name for name in tables if not name.startswith("picture_")} == {
         "main", "main_lengths", "main_classes", "main_same_weights", "pools", "pools_lengths", "pools_classes",
-        "pools_pools", "losses", "encoders",
+        "pools_pools", "losses", "encoders", "verdicts",
     }  # fmt: skip
     line = "| One | sort | 64 | 1.0 k | 21.0 ± 1.4 | 10.5 ± 0.7 | 31.0 ± 1.4 | 15.5 ± 0.7 | 31.0 ± 1.4 |"
     assert line in tables["main"]
@@ -291,6 +293,24 @@ def test_differences_are_taken_seed_by_seed_and_are_nothing_within_their_own_spr
     assert [difference(changes)["says"] for changes in ([0.1, 0.3], [0.1, 0.6], [0.1, -0.1], [0.1])] == [
         "worse", "no difference", "no difference", "one seed",
     ]  # fmt: skip
+
+
+def test_verdicts_count_what_the_differences_say(tmp_path):
+    config = tiny(tmp_path)
+    summary = summarize(config, finish_grid(config, work=fake))
+    row = next(row for row in verdicts_table(summary) if row[0] == "sorting replaces PIL")
+    assert row[1:3] == ["sort against pil", "unseen, as is: better in 2 of 2; unseen, mapped: better in 2 of 2"]
+    mixed = [{"gap": {"says": says}} for says in ("worse", "better", "worse")]
+    assert tally(mixed, "gap") == "worse in 2 of 3, better in 1"
+
+
+def test_every_question_is_compared_in_the_full_grid():
+    config = load("ablation")
+    for _, table, a, b, _, section in QUESTIONS:
+        assert [a, b] in config.compare[table].pairs
+        heading = section.replace("-", " ")
+        words = [re.sub(r"[^\w ]", "", line.lower()).strip() for line in CLAIMS.read_text().splitlines()]
+        assert heading in words
 
 
 # Pages
@@ -341,7 +361,7 @@ def test_a_complete_grid_fills_the_page_and_draws_the_pictures(tmp_path):
 
 
 def test_the_page_of_claims_is_that_of_the_record():
-    page, record = (ROOT / "docs" / "claims.md").read_text(), ROOT / "docs" / "ablation.json"
+    page, record = CLAIMS.read_text(), ROOT / "docs" / "ablation.json"
     assert "INCOMPLETE" not in page
     assert blocks(page, "ablation")
     if not record.is_file():
