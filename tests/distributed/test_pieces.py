@@ -195,10 +195,8 @@ def counts(number, **behind):
 )
 def test_a_checkpoint_says_what_is_done(case, batches, epochs, last, done, epoch):
     progress_of = {"total": dict(batches), "current": dict(batches), "is_last_batch": last}
-    loop = {
-        "epoch_loop.batch_progress": progress_of,
-        "epoch_progress": {"total": dict(epochs), "current": dict(epochs)},
-    }
+    epochs_of = {"total": dict(epochs), "current": dict(epochs)}
+    loop = {"epoch_loop.batch_progress": progress_of, "epoch_progress": epochs_of}
     progress.correct_counts({"loops": {"fit_loop": loop}})
     assert progress_of["current"]["completed"] == done
     assert epochs_of["current"]["completed"] == epoch, case
