@@ -167,12 +167,14 @@ def windowed_outputs(
         ordered = output.probs
         if before is not None:
             ordered = _in_order_of(before, window, output.probs, step.known)
-        ordered = ordered[len(ordered) - (window.last - window.first) :]
+        played = 0 if step.known is None else len(step.known)
+        ordered = ordered[played:]
         before = window, ordered
         if memory is not None and step.mel is not None:
             memory.remember(step.mel, ordered, place=window.first)
-        kept = slice(window.keep_first - window.last, (window.keep_last - window.last) or None)
-        vectors, counts = (None if part is None else part[kept] for part in (output.embeddings, output.activity))
+        kept = slice(window.keep_first - window.first, window.keep_last - window.first)
+        both = (output.embeddings, output.activity)
+        vectors, counts = (None if part is None else part[played:][kept] for part in both)
         pieces.append(Outputs(ordered[kept], vectors, counts))
         if on_windows is not None:
             on_windows(len(pieces), number)
@@ -271,13 +273,11 @@ def _in_order_of(
     """The columns of `probs` in the order of the windows before: by the frames shared, and by those known."""
     old_window, old_probs = before
     shared = max(old_window.last - window.first, 0)
-    behind = len(probs) - (window.last - window.first)
-    wanted = old_probs[len(old_probs) - shared :]
+    wanted = old_probs[window.first - old_window.first :][:shared]
     if known is not None:
         wanted = np.concatenate([known, wanted])
-    if len(wanted) == 0:
-        return probs
-    return probs[:, match_columns(probs[: behind + shared], wanted)]
+    frames = min(len(wanted), len(probs))  # the recording's last window may lack its last frame
+    return probs[:, match_columns(probs[:frames], wanted[:frames])] if frames else probs
 
 
 def match_columns(probs: np.ndarray, wanted: np.ndarray) -> np.ndarray:

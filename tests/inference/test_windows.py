@@ -153,3 +153,13 @@ def test_a_last_block_that_overlaps_the_one_before_is_not_run_again(monkeypatch,
     step = 100 - 2 * 12
     blocks = len(plan_windows(total, window_frames=250, context_frames=12))
     assert len(run) <= -(-total // step) + blocks - 1  # as many windows as tile it, and one more where blocks meet
+
+
+@pytest.mark.parametrize("memory", [0.0, 2.0])
+@pytest.mark.parametrize("samples", [24 * 16000 + 1, 24 * 16000 + 1279, 24 * 16000 + 1280, 13 * 16000 - 1])
+def test_any_last_window_is_joined(tiny_model, make_audio, samples, memory):
+    """NeMo counts whole hops, so that the last window may have a frame less than its audio."""
+    audio = make_audio(30.0)[:samples]
+    output = windowed_outputs(tiny_model, audio, window_seconds=6.0, context_seconds=1.0, memory_seconds=memory)
+    frames = frames_of(tiny_model, samples)
+    assert frames - 1 <= len(output.probs) == len(output.embeddings) <= frames
