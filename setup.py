@@ -33,6 +33,10 @@ RANGES = {
     "espeakng-loader": ">=0.2.4,<0.3",
     "scikit-learn": ">=1.3,<2",
     "librosa": ">=0.10,<1",
+    "starlette": ">=1.0,<2",
+    "uvicorn": ">=0.54,<1",  # its WebSocket stops reading while the application does not take what there is
+    "websockets": ">=13,<18",
+    "sounddevice": ">=0.4.6,<0.6",
 }
 
 
@@ -100,13 +104,15 @@ setup(
     package_dir={"": "."},  # an editable installation then is one path, and finds folders that are added later
     packages=find_packages(include=["nemo_sortformer", "nemo_sortformer.*"])
     + find_namespace_packages(include=["hydra_plugins", "hydra_plugins.*"]),
-    package_data={"nemo_sortformer": ["py.typed", "checkpoints/*.nemo", "checkpoints/*.md"]},
+    package_data={"nemo_sortformer": ["py.typed", "checkpoints/*.nemo", "checkpoints/*.md", "serve/*.html"]},
     install_requires=requirements["core"],
     extras_require={
         "synth": requirements["synth"],
         "demo": requirements["synth"],
         "tasks": requirements["synth"] + requirements["tasks"],
-        "dev": requirements["dev"],
+        "serve": requirements["serve"],
+        "mic": requirements["mic"],
+        "dev": requirements["dev"] + requirements["serve"],
     },
     entry_points={"console_scripts": ["nemo-sortformer = nemo_sortformer.cli:main"]},
     cmdclass={"build_py": BuildWithConfigs},

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "models": GROUND | MIDDLE | {"nemo_bridge"},
     "inference": UPPER,
     "distributed": UPPER,
-    "cli": UPPER | {"inference", "distributed"},
+    "serve": UPPER | {"inference"},
+    "cli": UPPER | {"inference", "distributed", "serve"},
     "__main__": {"cli"},
 }
 LAZILY = {"models": {"inference"}}

@@ -6,7 +6,7 @@ Commands import torch and NeMo inside their functions, so that `--help` answers 
 
 import typer
 
-from nemo_sortformer.cli import demo, diarize, env, inspect, label, plan, score, simulate, validate
+from nemo_sortformer.cli import demo, diarize, env, inspect, label, plan, score, serve, simulate, stream, validate
 
 app = typer.Typer(
     name="nemo-sortformer",
@@ -17,6 +17,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("diarize")(diarize.diarize)
+app.command("stream")(stream.stream)
+app.command("serve")(serve.serve)
 app.command("label")(label.label)
 app.command("inspect")(inspect.inspect)
 app.command("score")(score.score)
