@@ -103,7 +103,7 @@ def join_stretches(
     end = end + pad_offset
     if max_seconds is not None:
         end = np.minimum(end, max_seconds)
-    kept = end > start  # negative pads, or a start past the end of the recording
+    kept = end > start + SAME_TIME  # negative pads, or a start past the end of the recording
     slot, start, end = _merge(slot[kept], start[kept], end[kept], SAME_TIME)
 
     kept = end - start >= min_duration_on - SAME_TIME

@@ -117,19 +117,15 @@ def run_steps(
     """
     mel = streaming_mel(model)
     states, updates = list(states), [[] for _ in states]
-    with evaluating(model), torch.inference_mode():
-        while True:
-            plans = {i: plan for i, state in enumerate(states) if (plan := plan_step(state, mel, model)) is not None}
-            if not plans:
-                break
-            ready = list(plans)
-            for begin in range(0, len(ready), max_batch):
-                group = ready[begin : begin + max_batch]
-                for i, (state, update) in zip(
-                    group, _step(model, mel, [states[i] for i in group], [plans[i] for i in group]), strict=True
-                ):
-                    states[i] = state
-                    updates[i].append(update)
+    while plans := {i: plan for i, state in enumerate(states) if (plan := plan_step(state, mel, model)) is not None}:
+        ready = list(plans)
+        for begin in range(0, len(ready), max_batch):
+            group = ready[begin : begin + max_batch]
+            with evaluating(model), torch.inference_mode():
+                results = _step(model, mel, [states[i] for i in group], [plans[i] for i in group])
+            for i, (state, update) in zip(group, results, strict=True):
+                states[i] = state
+                updates[i].append(update)
     for i, (state, found) in enumerate(zip(states, updates, strict=True)):
         if state.finished and not (found and found[-1].is_last):
             none = np.zeros((0, state.recent.shape[1]), dtype=np.float32)
