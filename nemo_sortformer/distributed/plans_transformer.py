@@ -26,6 +26,7 @@ from nemo_sortformer.distributed.split_layers import (
 from nemo_sortformer.distributed.split_randomness import split_randomness
 from nemo_sortformer.distributed.tensor_group import TensorGroup
 from nemo_sortformer.modules import PermutationEncoding, SortformerEncoder, TransformerStateEncoder
+from nemo_sortformer.modules.affinity_feedback import AffinityFeedback
 from nemo_sortformer.modules.feed_forward import FeedForward
 from nemo_sortformer.modules.label_feedback import LabelFeedback
 from nemo_sortformer.modules.self_attention import SelfAttention
@@ -145,6 +146,11 @@ def check_state_encoder(
         ValueError: a number of heads, inner units or channels that `size` does not divide, or a class without a plan.
     """
     check_class(encoder, (TransformerStateEncoder, SortformerEncoder), where)
+    if sequence_parallel and getattr(encoder, "affinity_layers", 0):
+        raise ValueError(
+            f"`{where}.affinity_layers` must be 0 with sequence parallelism, as labels from affinities need all "
+            f"frames on each process, but is {encoder.affinity_layers}. Set `model.parallel.sequence_parallel=false`."
+        )
     for index, layer in enumerate(encoder.layers):
         place = f"{where}.layers.{index}"
         for name, part in layer.named_children():
@@ -189,6 +195,8 @@ def _plan(layer: TransformerStateLayer | SortformerLayer, group: TensorGroup) ->
                 plan[f"{name}.layer_dropout"] = split_dropout(group)
         elif isinstance(part, LabelFeedback):
             plan |= _feedback_plan(name, group)
+        elif isinstance(part, AffinityFeedback):
+            plan[f"{name}.speech"] = InGroup(AgreedLinear, group)
         elif group.sequence_parallel:
             plan |= _frame_plan(name, part, group)
     return plan

@@ -30,6 +30,7 @@ from saved_tensors import saved_bytes  # noqa: E402  beside the tests, which are
 from small_diarizer import SORTFORMER, TRANSFORMER, build, loss_of, make_batch  # noqa: E402  beside this file
 
 STEPS = 5
+AFFINITIES = {"state_encoder": SORTFORMER | {"affinity_layers": 1, "affinity_frames": 5}}
 
 
 def whole(tensor):
@@ -134,10 +135,13 @@ def parity(mesh):
         "local attention": longformer,
         "no biases, fused norm": {"use_bias": False, "conv_norm_type": "fused_batch_norm"},
         "even frames": {"batch": make_batch(64)},
+        "affinities": AFFINITIES,
     }
     results = {}
     for sequence_parallel in (False, True):
         for name, case in cases.items():
+            if sequence_parallel and name == "affinities":
+                continue  # refused, see below
             key = name + (", sequence" if sequence_parallel else "")
             results[key] = compare(mesh, sequence_parallel=sequence_parallel, **case)
     return results
@@ -304,6 +308,7 @@ def errors(mesh):
         "inner": {"state_encoder": SORTFORMER | {"inner_size": 33}},
         "groups": {"conv_norm_type": "group_norm1"},
         "stochastic depth": {"stochastic_depth_drop_prob": 0.1},
+        "affinities": AFFINITIES,
     }
     for name, case in odd.items():
         model = build(**case)
