@@ -41,6 +41,7 @@ _HOMES = {
     "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
     "nemo_sortformer.inference.diarize": ("DiarizationError", "diarize_files"),
+    "nemo_sortformer.inference.stream": ("BatchedStreamer", "StreamState", "StreamUpdate", "Streamer", "stream"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -48,6 +49,7 @@ __all__ = [
     "AffinityHead",
     "AffinityLoss",
     "ArrayDataset",
+    "BatchedStreamer",
     "Diarization",
     "DiarizationError",
     "DiarizationErrorRate",
@@ -61,6 +63,9 @@ __all__ = [
     "SortformerLabeler",
     "SpeakerCountAccuracy",
     "SpeakerHead",
+    "StreamState",
+    "StreamUpdate",
+    "Streamer",
     "TransformerStateEncoder",
     "__version__",
     "affinity_loss",
@@ -74,6 +79,7 @@ __all__ = [
     "read_seglst",
     "sort_by_arrival",
     "sorted_label_cross_entropy",
+    "stream",
     "validate_manifest",
     "write_rttm",
     "write_seglst",
@@ -114,6 +120,7 @@ if TYPE_CHECKING:
     from nemo_sortformer.inference.checkpoint import load_shipped
     from nemo_sortformer.inference.diarize import DiarizationError, diarize_files
     from nemo_sortformer.inference.results import Diarization
+    from nemo_sortformer.inference.stream import BatchedStreamer, Streamer, StreamState, StreamUpdate, stream
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
     from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
     from nemo_sortformer.models.diarizer import SortformerDiarizer
