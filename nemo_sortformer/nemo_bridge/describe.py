@@ -176,7 +176,7 @@ def _abilities(
     else:
         diarize = Ability(True, "`nemo-sortformer diarize --model FILE`")
         stream = (
-            Ability(True, "`model.stream`; it was trained for that")
+            Ability(True, f"{_STREAM}; it was trained for that")
             if _streaming(cfg)
             else Ability(True, _NOT_TRAINED_FOR_STREAMS)
         )
@@ -188,7 +188,8 @@ def _abilities(
     }
 
 
-_NOT_TRAINED_FOR_STREAMS = "`model.stream`; it was trained on whole recordings: expect more errors than whole"
+_STREAM = "`nemo-sortformer stream --model FILE`, `model.stream`"
+_NOT_TRAINED_FOR_STREAMS = f"{_STREAM}; it was trained on whole recordings: expect more errors than whole"
 
 
 def _has_encoder(cfg: Mapping[str, Any], weights: Mapping[str, TensorInfo]) -> bool:
