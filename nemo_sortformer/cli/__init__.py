@@ -6,7 +6,7 @@ Commands import torch and NeMo inside their functions, so that `--help` answers 
 
 import typer
 
-from nemo_sortformer.cli import demo, diarize, env, inspect, label, plan, score, serve, simulate, stream, validate
+from nemo_sortformer.cli import demo, diarize, env, export, inspect, label, plan, score, serve, simulate, stream, validate
 
 app = typer.Typer(
     name="nemo-sortformer",
@@ -26,6 +26,7 @@ app.command("validate")(validate.validate)
 app.command("simulate")(simulate.simulate)
 app.command("plan")(plan.plan)
 app.command("demo")(demo.demo)
+app.command("export")(export.export)
 app.command("env")(env.env)
 
 

@@ -68,7 +68,11 @@ def expected_arrival(probs: Tensor, lengths: Tensor | None = None) -> Tensor:
     """
     check_rank(3, probs=probs)
     check_lengths(lengths, probs.shape[0])
-    waiting = (1.0 - _masked(probs.float(), lengths)).cumprod(dim=1)
+    silent = 1.0 - _masked(probs.float(), lengths)
+    if torch.compiler.is_exporting():  # ONNX has no running product; as a sum it needs the width to be as exact
+        waiting = silent.double().log().cumsum(dim=1).exp().float()
+    else:
+        waiting = silent.cumprod(dim=1)
     return _masked(waiting, lengths).sum(dim=1)
 
 
@@ -99,6 +103,10 @@ def arrival_order(
         >>> arrival_order(torch.tensor([[[0, 0, 1], [0, 1, 1]]]))
         tensor([[2, 1, 0]])
     """
+    if torch.compiler.is_exporting():  # no stable argsort in ONNX: each place looks for the column of its rank
+        ranks = sort_ranks(labels, lengths, threshold=threshold, measure=measure, causal=causal)
+        index = torch.arange(ranks.shape[1], device=ranks.device)
+        return torch.where(ranks[:, None, :] == index[:, None], index, 0).sum(dim=2)
     arrival, tie_key = _sort_keys(labels, lengths, threshold, measure, causal)
     order = tie_key.argsort(dim=-1, descending=True, stable=True)
     return order.gather(1, arrival.gather(1, order).argsort(dim=-1, stable=True))
