@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import json
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -333,3 +334,35 @@ def test_pages_of_other_sites_are_refused(model):
                 assert (await rest(client))[1] == 1000
 
     run(main())
+
+
+def test_the_page_and_the_health_are_there(model):
+    def get(path):
+        with urllib.request.urlopen(path, timeout=SECONDS) as answer:
+            return answer.read().decode(), answer.headers
+
+    async def main():
+        async with serving(model, max_connections=3) as (address, _, _), connect(address):
+            root = address.replace("ws:", "http:").removesuffix("stream")
+            page, headers = await asyncio.to_thread(get, root)
+            assert "<title>Who speaks now</title>" in page
+            assert "default-src 'none'" in headers["Content-Security-Policy"]
+            health, _ = await asyncio.to_thread(get, root + "health")
+            assert json.loads(health) == {"ok": True, "streams": 1, "max_streams": 3}
+
+    run(main())
+
+
+def test_an_address_in_use_is_said_before_anything_slow():
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(OSError, match=r"cannot be taken: .*--port"):
+            bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("name", ["max_connections", "max_seconds", "idle_seconds", "max_message_bytes"])
+def test_limits_without_sense_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least"):
+        ServerLimits(**{name: 0})
+    with pytest.raises(ValueError, match=f"`{name}` must be at least"):
+        ServerLimits(**{name: float("nan")})
