@@ -40,7 +40,6 @@ from nemo_sortformer.inference.windows import (
     batch_outputs,
     windowed_outputs,
 )
-from nemo_sortformer.modules.lean_conformer import use_lean_inference
 
 if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
@@ -231,6 +230,8 @@ def network_outputs(
         options: how.
         source: where a single recording comes from; without it no work is kept, and no progress told.
     """
+    from nemo_sortformer.modules.lean_conformer import use_lean_inference  # here, as it imports NeMo, which is slow
+
     use_lean_inference(model.encoder)
     if model.config.streaming is not None and options.config.assignment == "heads":
         from nemo_sortformer.inference.stream import stream_recordings  # here, as that file needs this one
