@@ -6,7 +6,20 @@ Commands import torch and NeMo inside their functions, so that `--help` answers 
 
 import typer
 
-from nemo_sortformer.cli import demo, diarize, env, export, inspect, label, plan, score, serve, simulate, stream, validate
+from nemo_sortformer.cli import (
+    demo,
+    diarize,
+    env,
+    export,
+    inspect,
+    label,
+    plan,
+    score,
+    serve,
+    simulate,
+    stream,
+    validate,
+)
 
 app = typer.Typer(
     name="nemo-sortformer",

@@ -1,5 +1,5 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""A diarizer as a file that needs neither NeMo nor this package: ONNX, or a torch.export archive; and what is in it."""
+"""A diarizer as a file that needs neither NeMo nor this package: ONNX, or an archive of torch.export."""
 
 from __future__ import annotations
 
