@@ -92,7 +92,7 @@ class Tab:
         """Until a script is true."""
         deadline = time.monotonic() + SECONDS
         while not self.run(script):
-            said = self.run("document.getElementById('alert').textContent")
+            said = self.run("document.getElementById('alert')?.textContent")  # none while the page is being read
             assert not said, said
             assert time.monotonic() < deadline, f"never: {script}"
             time.sleep(0.2)
