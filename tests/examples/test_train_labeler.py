@@ -44,7 +44,7 @@ def test_the_script_trains_resumes_leaves_a_nemo_file_that_can_be_drawn(manifest
     options = [f"model.encoder.{size}" for size in sizes]
     options += ["model.input_dim=4", "model.optim.sched.warmup_steps=1", "exp_manager.exp_dir=runs"]
     options += [f"model.{name}_ds.manifest_filepath={manifest}" for name in ("train", "validation", "test")]
-    options += ["model.train_ds.batch_size=4", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    options += ["model.train_ds.batch_size=4", "trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
     done = run(work, "train_labeler.py", *options, "trainer.max_steps=2")
     assert done.returncode == 0, done.stderr[-4000:]
     nemo_file = work / "runs" / "labeler" / "checkpoints" / "labeler.nemo"
