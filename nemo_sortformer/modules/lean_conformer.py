@@ -20,7 +20,7 @@ from nemo_sortformer.functional.frames import lengths_to_mask
 
 CHUNK_FRAMES = 1024
 """Output frames of a layer's feed-forward and convolution modules computed at once."""
-SUBSAMPLING_FRAMES = 256
+SUBSAMPLING_FRAMES = 64
 """Output frames of the subsampling computed at once; inside it a frame takes a hundred times as much as after it."""
 _FRAMEWISE_NORMS = ("batch_norm", "fused_batch_norm", "layer_norm")
 """Norms of the convolution module that, in evaluation, treat each frame by itself."""

@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_ratios_and_differences_by_hand(tmp_path):
     np.save(tmp_path / "60 nemo.npy", np.zeros((10, 4)))
     np.save(tmp_path / "60 ours.npy", np.full((9, 4), 0.25))
-    found = {"nemo": {"seconds": 6.0, "bytes": 800}, "ours": {"seconds": 2.0, "bytes": 200}}
+    found = {
+        "nemo": {"seconds": 6.0, "cpu_seconds": 5.5, "bytes": 800},
+        "ours": {"seconds": 2.0, "cpu_seconds": 1.5, "bytes": 200},
+    }
     theirs, ours = rows_of(60.0, found, tmp_path)
     assert (theirs["time ratio"], theirs["difference"]) == (None, None)
     assert (ours["time ratio"], ours["memory ratio"], ours["difference"]) == (3.0, 4.0, 0.25)
