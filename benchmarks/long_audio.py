@@ -5,8 +5,8 @@ The models are those of `benchmarks.diarize`. Every measurement is a process of 
 on two seconds, reads the WAV file, runs it, and gives segments. "memory" is what that call needs above the loaded
 model; a process that comes to hold more than `--max-gigabytes` in all is stopped, and its row says so. "difference" is
 the largest one of a probability from NeMo's in float32, or from our own float32 where NeMo did not get through. NeMo
-runs a recording in one pass; ours does up to ten minutes, and longer ones in windows. "CPU time" is that of all threads:
-where it is much less than the time of one, the machine was not quiet. Ratios above one are in our favour.
+runs a recording in one pass; ours does up to ten minutes, and longer ones in windows. "CPU time" is that of all
+threads: where it is much less than the time of one, the machine was not quiet. Ratios above one are in our favour.
 """
 
 import argparse
