@@ -233,15 +233,26 @@ def network_outputs(
     from nemo_sortformer.modules.lean_conformer import use_lean_inference  # here, as it imports NeMo, which is slow
 
     use_lean_inference(model.encoder)
-    if model.config.streaming is not None and options.config.assignment == "heads":
-        from nemo_sortformer.inference.stream import stream_recordings  # here, as that file needs this one
-
-        return stream_recordings(model, recordings)
     faster = options.precision == "bfloat16"
     with torch.autocast(model.device.type, torch.bfloat16) if faster else nullcontext():
+        if model.config.streaming is not None and options.config.assignment == "heads":
+            from nemo_sortformer.inference.stream_recordings import stream_recordings  # here, as it needs this file
+
+            return stream_recordings(model, recordings, **_kept_work(recordings, options, source))
         if len(recordings) != 1 or len(recordings[0]) <= options.one_pass_seconds * model.config.sample_rate:
             return batch_outputs(model, recordings)
         return [_outputs_of_long(model, recordings[0], options, source)]
+
+
+def _kept_work(
+    recordings: list[np.ndarray] | list[np.ndarray | LongAudio], options: RunOptions, source: AudioSource | None
+) -> dict[str, Any]:
+    """Where a stream over one long recording keeps its work, and whom it tells of its progress."""
+    if source is None or len(recordings) != 1:
+        return {}
+    told = None if options.on_windows is None else partial(options.on_windows, source.name)
+    identity = {"audio": source.identity(), "precision": options.precision}
+    return {"on_blocks": told, "path": options.partial_path(source), "identity": identity}
 
 
 def _outputs_of_long(

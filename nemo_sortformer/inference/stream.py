@@ -6,23 +6,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.streaming import StreamingConfig, streaming_settings
 from nemo_sortformer.inference.model_identity import ModelIdentity, identify
 from nemo_sortformer.inference.settings import inference_settings
 from nemo_sortformer.inference.stream_answers import StreamUpdate
 from nemo_sortformer.inference.stream_audio import pieces_of
-from nemo_sortformer.inference.stream_features import know_beforehand
 from nemo_sortformer.inference.stream_state import StreamError, StreamState
 from nemo_sortformer.inference.stream_steps import add_audio, new_state, run_steps
-from nemo_sortformer.inference.windows import Outputs
 
 if TYPE_CHECKING:
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
-__all__ = ["BatchedStreamer", "StreamError", "StreamState", "StreamUpdate", "Streamer", "stream", "stream_recordings"]
+__all__ = ["BatchedStreamer", "StreamError", "StreamState", "StreamUpdate", "Streamer", "stream"]
 
 
 def stream(
@@ -222,38 +218,6 @@ class Streamer:
     def _run(self, state: StreamState) -> list[StreamUpdate]:
         [(self._state, updates)] = run_steps(self.model, [state])
         return updates
-
-
-def stream_recordings(
-    model: SortformerDiarizer, recordings: list[np.ndarray], *, latency: Any = None, block_seconds: float = 60.0
-) -> list[Outputs]:
-    """Run whole recordings as streams, as a model that was trained to stream wants it, in bounded memory.
-
-    Where the model sets a level or normalizes its features by the recording, it is by the whole of it, as in NeMo.
-
-    Args:
-        model: the diarizer.
-        recordings: samples at the model's rate, shape (samples,) each.
-        latency: settings of the streams; the model's own where None.
-        block_seconds: audio taken in at once.
-
-    Returns:
-        Probabilities of each recording, as from :func:`batch_outputs`; no embeddings.
-    """
-    streamer = BatchedStreamer(model, latency=latency, override_config={"assignment": "heads"})
-    for i, samples in enumerate(recordings):
-        streamer.open(i)
-        streamer.open(i, state=know_beforehand(streamer.close(i), samples, model))
-    probs: list[list[np.ndarray]] = [[] for _ in recordings]
-    block = max(round(block_seconds * model.config.sample_rate), 1)
-    longest = max((len(samples) for samples in recordings), default=0)
-    for start in range(0, longest, block):
-        pieces = {i: samples[start : start + block] for i, samples in enumerate(recordings) if start < len(samples)}
-        for i, updates in streamer.push(pieces).items():
-            probs[i].extend(update.probs for update in updates)
-    for i in streamer.streams:
-        probs[i].extend(update.probs for update in streamer.finish(i))
-    return [Outputs(np.concatenate(parts), None) for parts in probs]
 
 
 def checked_state(

@@ -17,6 +17,7 @@ from nemo_sortformer.models.diarizer.level import EPSILON
 from nemo_sortformer.models.diarizer.streaming_mel import MelStatistics, StreamingMel, streaming_mel
 
 if TYPE_CHECKING:
+    from nemo_sortformer.inference.long_audio import LongAudio
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
 _NO_MORE = 2**62
@@ -95,22 +96,26 @@ def chunk_features(
     return features, num_hops.to(device), states
 
 
-def know_beforehand(state: StreamState, samples: np.ndarray, model: SortformerDiarizer) -> StreamState:
+def know_beforehand(state: StreamState, samples: np.ndarray | LongAudio, model: SortformerDiarizer) -> StreamState:
     """A stream that has not begun, with the level and the normalization of the whole recording that it will be.
 
     Args:
         state: the stream.
-        samples: the recording, at the model's rate, shape (samples,).
+        samples: the recording, at the model's rate, shape (samples,), or what can be sliced like it.
         model: whose stream it is.
     """
     gain, hop = 1.0, model.hop_samples
-    if model.config.level == "peak":
-        state = replace(state, level=float(samples.max(initial=0.0)), level_samples=_NO_MORE)
-        gain = 1 / (state.level + EPSILON)
-    elif model.config.level == "rms":
-        energy = float(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
-        state = replace(state, level=energy * _NO_MORE, level_samples=_NO_MORE)
-        gain = 1 / (energy**0.5 + EPSILON)
+    if model.config.level != "none":
+        step = _BLOCK_HOPS * hop
+        blocks = (samples[start : start + step] for start in range(0, len(samples), step))
+        if model.config.level == "peak":
+            level = max((float(block.max()) for block in blocks), default=0.0)
+            level = size = max(level, 0.0)
+        else:
+            energy = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks) / max(len(samples), 1)
+            level, size = energy * _NO_MORE, energy**0.5
+        state = replace(state, level=level, level_samples=_NO_MORE)
+        gain = 1 / (size + EPSILON)
     mel = streaming_mel(model)
     if mel.normalization is None or state.statistics is None:
         return state

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +139,9 @@ class StreamState:
         """
         try:
             plain = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # of bytes that are none of its own, torch raises what it likes
             raise StreamError(f"`{path}` is not the saved state of a stream: {error}") from error
         if not isinstance(plain, dict):
             raise StreamError(f"`{path}` is not the saved state of a stream.")

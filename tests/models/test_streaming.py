@@ -11,7 +11,10 @@ from torch.testing import assert_close
 
 from nemo_sortformer.config import ConfigError
 from nemo_sortformer.functional.cache import join_caches, split_cache
-from nemo_sortformer.inference.stream import Streamer, stream_recordings
+from nemo_sortformer.inference.long_audio import LongAudio
+from nemo_sortformer.inference.partial_work import PartialWorkWarning
+from nemo_sortformer.inference.stream import Streamer
+from nemo_sortformer.inference.stream_recordings import stream_recordings
 from nemo_sortformer.models.diarizer import SortformerDiarizer
 from nemo_sortformer.models.diarizer.streaming import init_stream, stream_step
 
@@ -153,6 +156,77 @@ def test_recordings_of_one_batch_are_each_as_if_alone(streaming_pair, audio):
         alone = stream_recordings(ours, [samples])[0]
         np.testing.assert_allclose(together.probs, alone.probs, rtol=0, atol=1e-5)
         assert len(alone.probs) == -(-(len(samples) // 160) // 8)
+
+
+class Stop(BaseException):
+    """A run is stopped from outside."""
+
+
+def stop_at(number):
+    """What tells of the progress, and ends the run after so many blocks; and the blocks that were told."""
+    told = []
+
+    def tell(done, total):
+        told.append((done, total))
+        if done == number:
+            raise Stop
+
+    return tell, told
+
+
+def test_a_recording_that_was_stopped_goes_on(streaming_pair, audio, tmp_path):
+    _, ours = streaming_pair()
+    path, options = tmp_path / "work" / "meeting.partial", {"block_seconds": 5.0, "identity": {"audio": 7}}
+    tell, told = stop_at(3)
+    with pytest.raises(Stop):
+        stream_recordings(ours, [audio], path=path, on_blocks=tell, **options)
+    assert told == [(1, 5), (2, 5), (3, 5)]
+    assert [file.name for file in path.parent.iterdir()] == ["meeting.partial"]
+    expected = stream_recordings(ours, [audio])[0].probs
+    tell, told = stop_at(None)
+    got = stream_recordings(ours, [audio], path=path, on_blocks=tell, **options)[0].probs
+    assert told == [(3, 5), (4, 5), (5, 5)]  # the block that was told last had not been kept
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["audio", "model", "damaged", "another kind"])
+def test_work_on_something_else_is_not_used(streaming_pair, audio, tmp_path, change):
+    _, ours = streaming_pair()
+    path, options = tmp_path / "meeting.partial", {"block_seconds": 5.0, "identity": {"audio": 7}}
+    stream_recordings(ours, [audio], path=path, **options)
+    if change == "model":
+        _, ours = streaming_pair(seed=2)
+    elif change == "audio":
+        options["identity"] = {"audio": 8}
+    else:
+        path.write_bytes(path.read_bytes()[:5000] if change == "damaged" else b"a letter")
+    tell, told = stop_at(None)
+    got = stream_recordings(ours, [audio], path=path, on_blocks=tell, **options)[0].probs
+    assert told[0] == (1, 5)
+    np.testing.assert_allclose(got, stream_recordings(ours, [audio])[0].probs, rtol=0, atol=1e-6)
+
+
+def test_a_full_disk_costs_only_the_kept_work(streaming_pair, audio, monkeypatch, tmp_path):
+    _, ours = streaming_pair()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.warns(PartialWorkWarning, match="No space left"):
+        got = stream_recordings(ours, [audio[:160_000]], path=tmp_path / "a" / "b.partial", block_seconds=3.0)
+    assert len(got[0].probs) == 125
+    assert not list((tmp_path / "a").iterdir())
+
+
+@pytest.mark.parametrize("level, normalize", [("none", "NA"), ("rms", "per_feature"), ("peak", "per_feature")])
+def test_a_file_that_is_read_as_it_is_heard_is_the_same(streaming_pair, audio, tmp_path, level, normalize):
+    _, ours = streaming_pair(normalize=normalize)
+    ours.config.level = level
+    soundfile.write(tmp_path / "long.wav", audio, 16000, subtype="FLOAT")
+    read = LongAudio(tmp_path / "long.wav", sample_rate=16000)
+    expected = stream_recordings(ours, [audio], block_seconds=4.0)[0].probs
+    np.testing.assert_allclose(stream_recordings(ours, [read], block_seconds=4.0)[0].probs, expected, atol=1e-5)
 
 
 def steps_of(model, audio, count):
