@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -173,12 +174,10 @@ def largest_difference(graph: RecordingGraph | StreamGraph, run: Callable[..., A
 
 def describe_graph(graph: RecordingGraph | StreamGraph) -> dict[str, Any]:
     """What a caller has to know, as plain values."""
-    from nemo_sortformer import __version__
-
     model = graph.model
     about: dict[str, Any] = {
         "format": _FORMAT,
-        "made_by": f"nemo_sortformer {__version__}",
+        "made_by": f"nemo_sortformer {version('nemo_sortformer')}",
         "model": str(identify(model)),
         "kind": "stream" if isinstance(graph, StreamGraph) else "recording",
         "sample_rate": model.config.sample_rate,

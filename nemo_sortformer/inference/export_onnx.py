@@ -94,12 +94,11 @@ def save_int8(path: Path, target: Path) -> Path:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let the exporters keep to themselves what a user can do nothing about."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # PyTorch's loggers have levels of their own
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(before)
+        logging.disable(before)
