@@ -93,6 +93,17 @@ def _check_owners(model: nn.Module) -> None:
             seen[id(parameter)] = full_name
 
 
+def put_to_rest(model: nn.Module) -> None:
+    """Free gathered parameters, so that the model names its divided ones again.
+
+    Below stage 3 a forward pass without a backward pass leaves them gathered, in half precision: weights that are then
+    changed, averaged or saved would be changed, averaged or saved in vain.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @contextmanager
 def hold_back(roots: list[FSDPModule], *, zero_stage: int) -> Iterator[None]:
     """Run a micro-batch whose gradient is only summed up, as further ones come before the optimizer's step.

@@ -30,7 +30,7 @@ from nemo_sortformer.distributed.export import gather_on_save
 from nemo_sortformer.distributed.loaders import Filler, SharedLoader, uncounted
 from nemo_sortformer.distributed.precision import MainParamsPrecision
 from nemo_sortformer.distributed.random_state import gather_random_states, set_random_state
-from nemo_sortformer.distributed.sharding import hold_back
+from nemo_sortformer.distributed.sharding import hold_back, put_to_rest
 from nemo_sortformer.distributed.weight_average import replace_ema
 
 _DTYPE_OF = {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
@@ -71,6 +71,7 @@ class SortformerStrategy(ModelParallelStrategy):
         self.dtype = self._resolve_dtype()
         self._timeout = timedelta(seconds=self.parallel.timeout_seconds)
         self.parallel.mesh_shape(self.world_size)  # before anybody waits for anybody
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         try:
             self._setup_distributed()
         except dist.DistNetworkError as error:
@@ -162,6 +163,7 @@ class SortformerStrategy(ModelParallelStrategy):
         Raises:
             ConfigError: the optimizer needs whole tensors.
         """
+        put_to_rest(self.lightning_module)
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
             name = type(optimizer).__name__
@@ -176,16 +178,25 @@ class SortformerStrategy(ModelParallelStrategy):
                         group["fused"] = True
 
     def pool_statistics(self) -> None:
-        """Give all data-parallel processes the same running statistics of batch norms."""
+        """Give all data-parallel processes the same running statistics of batch norms, and divide what is gathered."""
+        put_to_rest(self.lightning_module)
         pool_running_statistics(self.lightning_module, self.device_mesh["data_parallel"].get_group())
 
     def on_validation_start(self) -> None:
         """Evaluate the same model everywhere."""
         self.pool_statistics()
 
+    def on_validation_end(self) -> None:
+        """Go back to divided parameters."""
+        put_to_rest(self.lightning_module)
+
     def on_test_start(self) -> None:
         """Evaluate the same model everywhere."""
         self.pool_statistics()
+
+    def on_test_end(self) -> None:
+        """Go back to divided parameters."""
+        put_to_rest(self.lightning_module)
 
     # Steps
 
@@ -257,6 +268,7 @@ class SortformerStrategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's state, divided or whole as the weights; whole in torch's own form."""
         optimizer = getattr(optimizer, "_optimizer", optimizer)
+        put_to_rest(self.lightning_module)
         names = tensors.parameter_names(self.lightning_module)
         named = tensors.optimizer_tensors(optimizer, names)
         groups = tensors.hyperparameters(optimizer, names)
@@ -291,6 +303,7 @@ class SortformerStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any) -> dict[str, Any]:
         """Read a checkpoint of any layout; see :func:`~nemo_sortformer.distributed.checkpoints.load`."""
         path = Path(self.broadcast(str(checkpoint_path)))
+        put_to_rest(self.lightning_module)
         optimizers = [getattr(one, "_optimizer", one) for one in self.optimizers]
         checkpoint = checkpoints.load(path, self.lightning_module, optimizers, self.extra_tensors)
         ours = checkpoint.get(checkpoints.KEY, {})

@@ -13,6 +13,8 @@ from nemo.utils import logging
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from nemo_sortformer.distributed.sharding import put_to_rest
+
 GROUP = "weight_average"
 """Name of the averages in checkpoints."""
 
@@ -57,6 +59,7 @@ class WeightAverage(Callback):
     @torch.no_grad()
     def swap(self, model: LightningModule) -> None:
         """Exchange weights and averages."""
+        put_to_rest(model)
         weights = dict(model.named_parameters())
         for name, average in self.average.items():
             weight, average = _local(weights[name]), _local(average)

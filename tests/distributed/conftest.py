@@ -42,7 +42,7 @@ class Run:
 
     def output(self):
         """What all processes wrote."""
-        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}" for log in self.logs)
+        return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-30000:]}" for log in self.logs)
 
 
 @pytest.fixture(scope="session")

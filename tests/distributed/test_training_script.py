@@ -50,14 +50,14 @@ def test_two_processes_then_one(start_processes, manifest, tmp_path, sharded):
                 "trainer.strategy=nemo_sortformer",
                 f"trainer.devices={count}",
                 f"trainer.max_steps={steps}",
-                "+trainer.val_check_interval=2",
-                "+trainer.check_val_every_n_epoch=null",
-                f"+model.parallel.sharded_checkpoints={str(sharded).lower()}",
-                "+model.parallel.zero_stage=3",
+                "++trainer.val_check_interval=2",
+                "++trainer.check_val_every_n_epoch=null",
+                f"++model.parallel.sharded_checkpoints={str(sharded).lower()}",
+                "model.parallel.zero_stage=2",
                 f"model.train_ds.manifest_filepath={manifest}",
                 f"model.train_ds.batch_size={4 // count}",
                 f"exp_manager.exp_dir={tmp_path / 'runs'}",
-                "exp_manager.create_tensorboard_logger=false",
+                "++exp_manager.create_tensorboard_logger=false",
                 "++exp_manager.checkpoint_callback_params.save_best_model=false",
             ],
         )
@@ -83,5 +83,5 @@ def test_two_processes_then_one(start_processes, manifest, tmp_path, sharded):
     after = torch.load(next(folder.glob("*-last.ckpt")), weights_only=False)
     assert after["lr_schedulers"][0]["last_epoch"] == 6
     model = SortformerDiarizer.restore_from(str(folder / "diarizer_test.nemo"))
-    assert model.config.parallel.zero_stage == 3
+    assert model.config.parallel.zero_stage == 2
     assert len(model.diarize(str(manifest.parent / "r0.wav"), verbose=False)) == 1

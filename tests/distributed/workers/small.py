@@ -167,7 +167,7 @@ def new_model(cfg, *, trainer=None, seed=0, kind=Diarizer):
 def data_rank(parallel):
     """Number among the data-parallel processes, and how many those are."""
     tensor = (parallel or {}).get("tensor_parallel_size", 1)
-    return RANK // tensor, WORLD // tensor
+    return RANK // tensor, max(1, WORLD // tensor)
 
 
 def train(
@@ -183,13 +183,12 @@ def train(
     **options,
 ):
     """Train on this process's share of global batches."""
-    options = {"max_steps": len(batches), "log_every_n_steps": 1} | options
+    options = {"max_steps": len(batches), "max_epochs": -1, "log_every_n_steps": 1} | options
     watch = Watch()
     trainer = Trainer(
         accelerator="cpu",
         devices=int(os.environ.get("SORTFORMER_DEVICES", WORLD)),
         strategy=strategy,
-        max_epochs=-1,
         logger=False,
         enable_checkpointing=options.pop("enable_checkpointing", False),
         enable_progress_bar=False,
