@@ -143,6 +143,20 @@ def test_sequences_that_are_hard_to_like_have_a_finite_loss(labeler_cfg):
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+def test_the_gradient_does_not_see_the_padding(labeler_cfg):
+    model = SortformerLabeler(cfg=labeler_cfg(affinity={"dim": 4, "max_frames": 24})).eval()
+    embeddings, lengths, targets, _ = batch_of(
+        [(x[:n], y[:n]) for (x, y), n in zip(sequences(2), (9, 24))], num_classes=3
+    )
+    gradients = []
+    for value in (0.0, torch.nan):
+        model.zero_grad()
+        embeddings[0, 9:] = value
+        model.compute_losses((embeddings, lengths, targets, lengths))[0].backward()
+        gradients.append(model.input_projection.weight.grad.clone())
+    assert_close(gradients[0], gradients[1])
+
+
 def test_targets_that_do_not_fit_are_refused(labeler_cfg):
     model = SortformerLabeler(cfg=labeler_cfg())
     x, lengths = torch.randn(2, 5, 6), torch.tensor([5, 3])
