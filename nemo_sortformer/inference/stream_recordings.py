@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def stream_recordings(
     block = max(round(block_seconds * model.config.sample_rate), 1)
     longest = max((len(samples) for samples in recordings), default=0)
     total, done = -(-longest // block), 0
-    probs: list[list[np.ndarray]] = [[] for _ in recordings]
+    probs: dict[Hashable, list[np.ndarray]] = {i: [] for i in range(len(recordings))}
     work = _Work(path, {"block": block, "samples": longest, **(identity or {})}) if len(recordings) == 1 else None
     kept = None if work is None else work.load()
     if kept is not None:
@@ -73,16 +73,18 @@ def stream_recordings(
             streamer.open(i, state=know_beforehand(streamer.close(i), samples, model))
     for number in range(done, total):
         start = number * block
-        pieces = {i: samples[start : start + block] for i, samples in enumerate(recordings) if start < len(samples)}
-        for i, updates in streamer.push(pieces).items():
-            probs[i].extend(update.probs for update in updates)
+        pieces: dict[Hashable, np.ndarray] = {
+            i: samples[start : start + block] for i, samples in enumerate(recordings) if start < len(samples)
+        }
+        for name, updates in streamer.push(pieces).items():
+            probs[name].extend(update.probs for update in updates)
         if on_blocks is not None:
             on_blocks(number + 1, total)
         if work is not None and number + 1 < total:
             work.save(streamer.state(0), np.concatenate([*probs[0], np.zeros((0, model.num_slots))]), number + 1)
-    for i in streamer.streams:
-        probs[i].extend(update.probs for update in streamer.finish(i))
-    return [Outputs(np.concatenate(parts).astype(np.float32), None) for parts in probs]
+    for name in streamer.streams:
+        probs[name].extend(update.probs for update in streamer.finish(name))
+    return [Outputs(np.concatenate(parts).astype(np.float32), None) for parts in probs.values()]
 
 
 class _Work:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,9 +51,10 @@ def init_stream(model: SortformerDiarizer, batch_size: int = 1, config: Streamin
     """
     config = streaming_settings(model.config.streaming) if config is None else config
     config.check(model.num_slots)
+    encoder: Any = model.encoder
     return empty_cache(
         batch_size,
-        width=int(model.encoder.d_model),
+        width=int(encoder.d_model),
         num_slots=model.num_slots,
         rule=cache_rule(config),
         device=model.device,
@@ -93,7 +94,8 @@ def stream_step(
     rule, factor = cache_rule(config), model.subsampling
     static = mel.device.type != "cpu" if static is None else static
     state = state.to(mel.device, model.dtype)
-    chunk, _ = model.encoder.pre_encode(x=mel.transpose(1, 2).to(model.dtype), lengths=lengths)
+    encoder: Any = model.encoder
+    chunk, _ = encoder.pre_encode(x=mel.transpose(1, 2).to(model.dtype), lengths=lengths)
     chunk = chunk.to(model.dtype)  # under autocast it may have another
     heard = (lengths + factor - 1).div(factor, rounding_mode="floor")  # some encoders round by the longest of a batch
     left = torch.minimum(state.frames, torch.full_like(state.frames, config.chunk_left_context))
@@ -107,7 +109,7 @@ def stream_step(
         [state.cache_lengths, state.fifo_lengths, heard],
         size=most + chunk.shape[1] if static else int(total.max()),
     )
-    features, _ = model.encoder(audio_signal=packed, length=total, bypass_pre_encode=True)
+    features, _ = encoder(audio_signal=packed, length=total, bypass_pre_encode=True)
     output = model.forward_encoded(features, total)
     probs = torch.sigmoid(output.logits.float())
     probs = torch.where(lengths_to_mask(total, probs.shape[1])[:, :, None], probs, 0)

@@ -28,7 +28,7 @@ _DEVIATION_FLOOR = 1e-5
 class MelStatistics(NamedTuple):
     """Mean and spread of each mel band over all hops of a stream so far: a value."""
 
-    count: Tensor
+    num_hops: Tensor
     """Hops, shape (batch,), float32."""
     mean: Tensor
     """Shape (batch, bands), float32."""
@@ -41,16 +41,16 @@ class MelStatistics(NamedTuple):
         new = weight.sum(dim=2)
         mean = (mel * weight).sum(dim=2) / new.clamp(min=1)
         spread = ((mel - mean[:, :, None]).square() * weight).sum(dim=2)
-        count = self.count + new[:, 0]
+        count = self.num_hops + new[:, 0]
         share = new / count[:, None].clamp(min=1)
         away = mean - self.mean
         return MelStatistics(
-            count, self.mean + away * share, self.spread + spread + away.square() * self.count[:, None] * share
+            count, self.mean + away * share, self.spread + spread + away.square() * self.num_hops[:, None] * share
         )
 
     def normalize(self, mel: Tensor) -> Tensor:
         """Mean 0 and deviation 1 in each band, by the statistics so far, as NeMo's `per_feature` by those of all."""
-        deviation = (self.spread / (self.count - 1).clamp(min=1)[:, None]).sqrt() + _DEVIATION_FLOOR
+        deviation = (self.spread / (self.num_hops - 1).clamp(min=1)[:, None]).sqrt() + _DEVIATION_FLOOR
         return (mel - self.mean[:, :, None]) / deviation[:, :, None]
 
 
