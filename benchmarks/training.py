@@ -133,6 +133,8 @@ def make_step(arguments: argparse.Namespace, name: str, **options: object) -> Ca
 
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=name != "NeMo")
 
+    model._optimizer = optimizer  # NeMo's losses come with the learning rate
+
     def step(batch: Batch) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(batch)

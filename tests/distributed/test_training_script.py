@@ -74,9 +74,7 @@ def test_two_processes_then_one(start_processes, manifest, tmp_path, sharded):
     output = train(1, 6)
     assert "Restored all states" in output
     files = sorted(path.name for path in folder.iterdir())
-    assert [name for name in files if name.endswith("-last.ckpt")] == [
-        name for name in files if "step=6" in name and "last" in name
-    ]
+    assert len([name for name in files if name.endswith("-last.ckpt")]) == 1
     assert not [name for name in files if "partial" in name or "unfinished" in name]
     if sharded:
         assert len(list(folder.with_name("checkpoints.shards").iterdir())) == len(list(folder.glob("*.ckpt")))
