@@ -103,7 +103,12 @@ def standing_in(model: SortformerDiarizer, run: Callable[..., list[Tensor] | lis
     names = RecordingGraph(model, from_audio=False).output_names
 
     def forward_features(mel: Tensor, mel_lengths: Tensor) -> DiarizerOutput:
-        found = {name: torch.as_tensor(value) for name, value in zip(names, run(mel, mel_lengths), strict=True)}
+        del model.__dict__["forward_features"]  # the network may be the model itself
+        try:
+            values = run(mel, mel_lengths)
+        finally:
+            model.__dict__["forward_features"] = forward_features
+        found = {name: torch.as_tensor(value) for name, value in zip(names, values, strict=True)}
         activity = found.get("activity")
         return DiarizerOutput(
             logits=torch.logit(found["probs"], eps=1e-7),
