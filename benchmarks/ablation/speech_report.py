@@ -72,7 +72,7 @@ def draw_speech(summary: Mapping[str, Any], path: Path) -> Path:
         names, [100 * row["test"][0] for row in rows], xerr=[100 * row["test"][1] for row in rows], color=colors
     )
     axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=8)
-    axes.set_xlabel("DER on sessions/test by the label heads, % (collar 0.25 s, overlap scored), deviation over seeds")
+    axes.set_xlabel("DER by the label heads on sessions/test, %; deviation over seeds")
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
