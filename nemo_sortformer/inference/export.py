@@ -125,7 +125,7 @@ def export_model(
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        files = {file_format: path}
+        files: dict[str, Path] = {file_format: path}
         if int8:
             files["int8"] = save_int8(path, folder / f"{stem}.int8.onnx")
         about = describe_graph(graph) | {

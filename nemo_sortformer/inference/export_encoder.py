@@ -109,7 +109,7 @@ def exportable(model: nn.Module) -> Iterator[None]:
     try:
         for module, kind in before.items():
             theirs = kind.__base__ if kind.__module__ == lean_conformer.__name__ else kind
-            module.__class__ = _SWAPS.get(theirs, kind)
+            module.__class__ = kind if theirs is None else _SWAPS.get(theirs, kind)
         yield
     finally:
         for module, kind in before.items():
