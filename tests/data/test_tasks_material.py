@@ -7,7 +7,6 @@ import pytest
 from nemo_sortformer.config import ConfigError
 from nemo_sortformer.data.tasks import anomalies, genres, languages
 from nemo_sortformer.data.tasks.audio_frames import excerpt, mel_bands, mix_turns, spectral_frames
-from nemo_sortformer.data.tasks.build import speech_manifest
 from nemo_sortformer.data.tasks.scores import reference_answers, score_answers
 from nemo_sortformer.data.tasks.sequences import SequenceConfig, Turn
 
@@ -133,23 +132,21 @@ def test_a_turn_has_a_clip_of_its_language(voices, monkeypatch):
     assert (len({voice for _, voice in owners}) == 1) == (voices == "one")
 
 
-def test_the_recorded_languages_are_those_of_test_speakers():
-    manifest = speech_manifest()
-    if manifest is None:
-        pytest.skip("no recorded speech: set NEMO_SORTFORMER_SPEECH to a folder with pool/manifest.jsonl")
-    clips = languages.recorded_clips(manifest)
+def test_the_recorded_languages_are_those_of_test_speakers(speech_data):
+    clips = languages.recorded_clips(speech_data / "pool" / "manifest.jsonl")
     assert set(clips) == {"ar", "en"}
     assert all(len(voices) >= 3 for voices in clips.values())
 
 
-def test_recorded_speakers_of_test_and_training_differ():
-    manifest = speech_manifest()
-    if manifest is None:
-        pytest.skip("no recorded speech: set NEMO_SORTFORMER_SPEECH to a folder with pool/manifest.jsonl")
+def test_recorded_speakers_of_test_and_training_differ(speech_data):
     from nemo_sortformer.data.tasks.speakers import SpeakerTask
 
     sizes = []
-    task = SpeakerTask(SHORT, manifest=manifest, embed=lambda x: sizes.append(len(x)) or np.ones((len(x) // 1280, 4)))
+    task = SpeakerTask(
+        SHORT,
+        manifest=speech_data / "pool" / "manifest.jsonl",
+        embed=lambda x: sizes.append(len(x)) or np.ones((len(x) // 1280, 4)),
+    )
     assert len(task.classes["train"]) > 200 > 25 < len(task.classes["unseen"])
     made = task.make("unseen", 0)
     assert made.embeddings.shape == (40, 12)  # the given ones, and eight mel bands
