@@ -123,7 +123,8 @@ def open_array(path: Path, key: str, *, optional: bool = False) -> Any:
         raise
     except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0]
-        if "pickle" in reason.lower() or "Python objects" in reason:  # the advice that follows there would be to run what stands in the file
+        # NumPy's advice would be to unpickle, that is to run, what stands in the file.
+        if "pickle" in reason.lower() or "Python objects" in reason:
             reason = "what is in it is no plain array."
         raise EmbeddingError(f"{path}: is no {path.suffix} file of numbers, or is damaged: {reason}") from error
 
