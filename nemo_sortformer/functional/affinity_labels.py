@@ -81,7 +81,7 @@ def labels_from_affinities(
     heard = _box(speech[..., None], seed_frames, causal=True)[..., 0] if causal else None
     left, columns = speech, []
     for _ in range(num_labels):
-        if causal:  # the frames just before an arrival were nobody's when they were heard, and are not asked again
+        if heard is not None:  # the frames just before an arrival were nobody's when they were heard, and are not asked again
             unexplained = heard * left / speech.clamp(min=_TINY)
         else:
             unexplained = _box(left[..., None], seed_frames, causal=False)[..., 0]
