@@ -7,6 +7,7 @@ import pytest
 import torch
 from nemo.collections.asr import models
 from nemo.collections.asr.models.ssl_models import EncDecDenoiseMaskedTokenPredModel
+from nemo.utils.app_state import AppState
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
@@ -246,6 +247,8 @@ def write_tokenizers(folder):
 def asr_files(tmp_path_factory):
     """One .nemo file of each kind, and the weights of its encoder, by kind."""
     folder = tmp_path_factory.mktemp("asr")
+    # NeMo keeps the path of whatever this process restored last, and builds an AED model only where there is none.
+    AppState().model_restore_path = None
     bpe, special = write_tokenizers(folder)
     hybrid = transducer(tdt=True) | {"aux_ctc": {"ctc_loss_weight": 0.3, "decoder": ctc_decoder(LETTERS)}}
     kinds = {
