@@ -27,6 +27,8 @@ torch=$(grep -E '^torch==' requirements.txt)
 echo "Installing $torch ..."
 "${pip[@]}" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"
 echo "Installing requirements.txt (NeMo is large: several minutes the first time) ..."
-"${pip[@]}" -r requirements.txt
+"${pip[@]}" -r <(grep -v '^meeteval==' requirements.txt)
+# Published as source alone: where there is no C++ compiler all but the scores of words works without it.
+"${pip[@]}" "$(grep -E '^meeteval==' requirements.txt)" || echo "Without meeteval: \`score --words\` needs it, and a C++ compiler." >&2
 echo "Installing nemo_sortformer ..."
 "${pip[@]}" --no-build-isolation -e ".[demo,dev]"
