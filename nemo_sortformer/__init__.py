@@ -37,6 +37,7 @@ _HOMES = {
     "nemo_sortformer.data.validate": ("validate_manifest",),
     "nemo_sortformer.data.embeddings": ("ArrayDataset", "EmbeddingDataset"),
     "nemo_sortformer.models.diarizer": ("SortformerDiarizer",),
+    "nemo_sortformer.models.joint_asr": ("SortformerJointASR",),
     "nemo_sortformer.models.labeler": ("SortformerLabeler",),
     "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
@@ -60,6 +61,7 @@ __all__ = [
     "SortedLabelLoss",
     "SortformerDiarizer",
     "SortformerEncoder",
+    "SortformerJointASR",
     "SortformerLabeler",
     "SpeakerCountAccuracy",
     "SpeakerHead",
@@ -124,6 +126,7 @@ if TYPE_CHECKING:
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
     from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
     from nemo_sortformer.models.diarizer import SortformerDiarizer
+    from nemo_sortformer.models.joint_asr import SortformerJointASR
     from nemo_sortformer.models.labeler import SortformerLabeler
     from nemo_sortformer.modules import (
         AffinityHead,

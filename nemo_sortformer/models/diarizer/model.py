@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nemo_sortformer import nemo_bridge
+from nemo_sortformer.config import DiarizerConfig
 from nemo_sortformer.functional.frames import lengths_to_mask
 from nemo_sortformer.models.diarizer import build
 from nemo_sortformer.models.diarizer.level import set_level
@@ -75,10 +76,11 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
         cfg = model_utils.convert_model_config_to_dict_config(cfg)
         own_name = f"{type(self).__module__}.{type(self).__qualname__}"
         cfg = build.translate(cfg, target=own_name) if build.is_nemo_config(cfg) else set_target(cfg, own_name)
-        config = build.typed_config(cfg)
+        config = self._typed_config(cfg)
         parts = build.build_parts(config)  # first, as the loaders, which NeMo makes next, need the frame rate
         self.config = config
         self.hop_samples, self.subsampling = parts.hop_samples, parts.subsampling
+        self._prepare_data()
         set_aside = set_aside_data(cfg) if self._is_model_being_restored() else {}
         super().__init__(cfg=cfg, trainer=trainer)
         if set_aside:
@@ -94,6 +96,13 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
         self.setup_steps()
         if config.init_encoder_from and trainer is not None and not self._is_model_being_restored():
             self.maybe_init_from_nemo_encoder(config.init_encoder_from)
+
+    def _typed_config(self, cfg: DictConfig) -> DiarizerConfig:
+        """Check the settings; a model with more of them than the diarizer says so here."""
+        return build.typed_config(cfg)
+
+    def _prepare_data(self) -> None:
+        """Make what loaders need beside the frame rate; they are made next."""
 
     @property
     def num_slots(self) -> int:
@@ -125,10 +134,14 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
             audio_signal: at `sample_rate`, any level, shape (batch, samples).
             audio_signal_length: valid samples per recording, shape (batch,).
         """
+        return self.forward_features(*self.masked_mel_features(audio_signal, audio_signal_length))
+
+    def masked_mel_features(self, audio_signal: Tensor, audio_signal_length: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`mel_features`, with the masking that training has."""
         mel, mel_lengths = self.mel_features(audio_signal, audio_signal_length)
         if self.spec_augmentation is not None and self.training:
             mel = self.spec_augmentation(input_spec=mel, length=mel_lengths)
-        return self.forward_features(mel, mel_lengths)
+        return mel, mel_lengths
 
     def mel_features(self, audio_signal: Tensor, audio_signal_length: Tensor) -> tuple[Tensor, Tensor]:
         """Set the level of each recording and turn it into mel features, arguments as in :meth:`forward`.
@@ -149,6 +162,10 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
 
     def forward_encoded(self, features: Tensor, lengths: Tensor) -> DiarizerOutput:
         """What stands behind the acoustic encoder: its output (batch, width, frames) and valid frames (batch,)."""
+        return self.forward_states(features, lengths)[0]
+
+    def forward_states(self, features: Tensor, lengths: Tensor) -> tuple[DiarizerOutput, Tensor]:
+        """As :meth:`forward_encoded`, and the states of the state encoder, shape (batch, frames, hidden_size)."""
         features = features.transpose(1, 2)
         mask = lengths_to_mask(lengths, features.shape[1])
         embeddings = None if self.affinity_head is None else self.affinity_head(states=features)
@@ -157,7 +174,8 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
             self.sortformer_modules.project(features), mask, **given
         )
         activity = None if self.activity_head is None else self.activity_head(states=states)
-        return DiarizerOutput(self.sortformer_modules(states=states), lengths, layer_logits, embeddings, activity)
+        logits = self.sortformer_modules(states=states)
+        return DiarizerOutput(logits, lengths, layer_logits, embeddings, activity), states
 
     def diarize(
         self,

@@ -10,7 +10,7 @@ from nemo.utils import logging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nemo_sortformer.config import ConfigError, DiarizerConfig
+from nemo_sortformer.config import ConfigError, DatasetConfig, DiarizerConfig
 from nemo_sortformer.functional.losses import activity_loss
 from nemo_sortformer.models.diarizer import build
 from nemo_sortformer.models.shared.ranks import data_share
@@ -28,9 +28,7 @@ class DiarizerSteps(SortedLabelSteps):
         return self.config.sample_rate
 
     def _make_loader(self, cfg: Any, *, name: str) -> DataLoader | None:
-        from nemo_sortformer.data.loaders import build_loader  # here, as it brings in lhotse
-
-        config = build.dataset_config(cfg, name=name)
+        config = self._dataset_config(cfg, name)
         if config.source is None:
             logging.warning(f"`model.{name}` names no data, so there is no loader for it.")
             return None
@@ -56,7 +54,7 @@ class DiarizerSteps(SortedLabelSteps):
         hops_per_frame = self.hop_samples * self.subsampling * 100 / self.config.sample_rate
         if hops_per_frame != int(hops_per_frame):
             raise ConfigError(f"An output frame must be a multiple of 10 ms, but is {hops_per_frame * 10:g} ms.")
-        return build_loader(
+        return self._build_loader(
             config,
             num_slots=self.num_slots,
             subsampling=int(hops_per_frame),
@@ -65,11 +63,19 @@ class DiarizerSteps(SortedLabelSteps):
             training=name == "train_ds",
         )
 
+    def _dataset_config(self, cfg: Any, name: str) -> DatasetConfig:
+        return build.dataset_config(cfg, name=name)
+
+    def _build_loader(self, config: DatasetConfig, **options: Any) -> DataLoader:
+        from nemo_sortformer.data.loaders import build_loader  # here, as it brings in lhotse
+
+        return build_loader(config, **options)
+
     def compute_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], tuple[Any, Tensor, Tensor]]:
         """Run the model on a batch of audio and weigh its losses; see :class:`SortedLabelSteps`."""
         audio, audio_lengths, targets, target_lengths = batch
         output = self(audio_signal=audio, audio_signal_length=audio_lengths)
-        output, targets, lengths = _match_frames(output, targets, target_lengths)
+        output, targets, lengths = match_frames(output, targets, target_lengths)
         parts = self.part_losses(output, targets, lengths)
         return self.total_loss(parts), parts, (output, targets, lengths)
 
@@ -87,7 +93,7 @@ class DiarizerSteps(SortedLabelSteps):
         return parts
 
 
-def _match_frames(output: Any, targets: Tensor, target_lengths: Tensor) -> tuple[Any, Tensor, Tensor]:
+def match_frames(output: Any, targets: Tensor, target_lengths: Tensor) -> tuple[Any, Tensor, Tensor]:
     """Cut model output and targets to their common frames.
 
     NeMo's front end gives a frame less than its labels where the audio is no whole number of hops.

@@ -151,12 +151,8 @@ class SortedLabelSteps:
         What the layers of the state encoder estimate, and what is alike to the affinity loss, is the main kind of
         label.
         """
-        parts: dict[str, Tensor] = {}
-        kinds = self.label_columns()
-        for kind in kinds:
-            logits, labels = output.logits[..., kind.columns], targets[..., kind.columns]
-            parts |= {_named(part, kind): loss for part, loss in self.loss.parts(logits, labels, lengths).items()}
-        main = targets[..., kinds[0].columns]
+        parts = self.head_losses(output, targets, lengths)
+        main = targets[..., self.label_columns()[0].columns]
         if self.config.loss.layer_weight > 0:
             if not output.layer_logits:
                 raise ConfigError(
@@ -168,6 +164,14 @@ class SortedLabelSteps:
         if self.affinity_loss is not None:
             with self._draw_of_frames():
                 parts["affinity"] = self.affinity_loss(embeddings=output.embeddings, labels=main, lengths=lengths)
+        return parts
+
+    def head_losses(self, output: Any, targets: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """The parts of the loss at the model's end: of its label head, for each kind of label."""
+        parts: dict[str, Tensor] = {}
+        for kind in self.label_columns():
+            logits, labels = output.logits[..., kind.columns], targets[..., kind.columns]
+            parts |= {_named(part, kind): loss for part, loss in self.loss.parts(logits, labels, lengths).items()}
         return parts
 
     def total_loss(self, parts: dict[str, Tensor]) -> Tensor:
@@ -305,19 +309,25 @@ class SortedLabelSteps:
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Count one batch of validation data."""
-        return self._evaluation_step("validation", batch, dataloader_idx)
+        return self._evaluation_step("validation", batch, dataloader_idx, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Count one batch of test data."""
-        return self._evaluation_step("test", batch, dataloader_idx)
+        return self._evaluation_step("test", batch, dataloader_idx, batch_idx)
 
-    def _evaluation_step(self, stage: str, batch: Batch, dataloader_idx: int) -> dict[str, Tensor]:
+    def _evaluation_step(self, stage: str, batch: Batch, dataloader_idx: int, batch_idx: int) -> dict[str, Tensor]:
         loss, parts, (output, targets, lengths) = self.compute_losses(batch)
         metrics, counts = self._eval_metrics[stage][dataloader_idx], self._counts_of(parts, targets, lengths)
         for name, part in parts.items():
             metrics[f"loss_{name}"].update(part, counts[name])
         self._update_frame_metrics(metrics, output.probs, targets, lengths)
+        self._update_other_metrics(metrics, batch, output, stage, batch_idx)
         return {f"{_STAGES[stage]}_loss": loss}
+
+    def _update_other_metrics(
+        self, metrics: nn.ModuleDict, batch: Any, output: Any, stage: str, batch_idx: int
+    ) -> None:
+        """Count what a model measures beside frames."""
 
     def multi_validation_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any]:
         """Sum up one loader: sums over all batches and ranks, divided once. What the steps returned is not read."""
