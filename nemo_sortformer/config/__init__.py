@@ -4,10 +4,12 @@
 from nemo_sortformer.config.data import DatasetConfig
 from nemo_sortformer.config.diarizer import AffinityConfig, DiarizerConfig, DiarizerLossConfig
 from nemo_sortformer.config.inference import ClusteringConfig, InferenceConfig, PostProcessingConfig
+from nemo_sortformer.config.joint_data import JointDatasetConfig
 from nemo_sortformer.config.labeler import EmbeddingDatasetConfig, LabelerConfig, LabelKindConfig
 from nemo_sortformer.config.merge import ConfigError, from_cfg
 from nemo_sortformer.config.parallel import ParallelConfig
 from nemo_sortformer.config.streaming import LATENCIES, StreamingConfig
+from nemo_sortformer.config.utterances import UtteranceMixingConfig
 
 __all__ = [
     "AffinityConfig",
@@ -18,11 +20,13 @@ __all__ = [
     "DiarizerLossConfig",
     "EmbeddingDatasetConfig",
     "InferenceConfig",
+    "JointDatasetConfig",
     "LATENCIES",
     "LabelKindConfig",
     "LabelerConfig",
     "ParallelConfig",
     "PostProcessingConfig",
     "StreamingConfig",
+    "UtteranceMixingConfig",
     "from_cfg",
 ]

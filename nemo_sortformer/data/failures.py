@@ -9,11 +9,22 @@ from nemo_sortformer.data.audio import AudioError
 from nemo_sortformer.data.manifest import ManifestError
 from nemo_sortformer.data.rttm import RttmError
 from nemo_sortformer.data.seglst import SeglstError
+from nemo_sortformer.data.speaker_tokenizer import SpeakerTagError
+from nemo_sortformer.data.spoken_words import WordsError
 from nemo_sortformer.data.targets import TooManySpeakersError
 
 __all__ = ["DATA_ERRORS", "FailedRecordingWarning", "FailureLog", "TooManyFailuresError"]
 
-DATA_ERRORS = (AudioError, ManifestError, RttmError, SeglstError, TooManySpeakersError, OSError)
+DATA_ERRORS = (
+    AudioError,
+    ManifestError,
+    RttmError,
+    SeglstError,
+    SpeakerTagError,
+    TooManySpeakersError,
+    WordsError,
+    OSError,
+)
 """What counts as a fault of the data; anything else is a fault of the program, and is never survived."""
 
 _FEWEST = 100

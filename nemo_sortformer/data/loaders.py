@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from nemo_sortformer.data.batch import DiarizationBatch, collate
@@ -16,7 +16,15 @@ from nemo_sortformer.data.dataset import DiarizationDataset
 if TYPE_CHECKING:
     from nemo_sortformer.config.data import DatasetConfig
 
-__all__ = ["EpochSampler", "build_loader"]
+__all__ = [
+    "EpochSampler",
+    "build_loader",
+    "dataset_options",
+    "lhotse_loader",
+    "lhotse_settings",
+    "shuffles",
+    "worker_options",
+]
 
 _STREAMED = ("tarred_audio_filepaths", "shar_path")
 
@@ -63,7 +71,10 @@ def build_loader(
     if mixing is not None:
         return _mixing_loader(cfg, num_slots, subsampling, rank, world_size, training)
     if cfg.cuts_path or cfg.use_lhotse or cfg.lhotse:
-        return _lhotse_loader(cfg, num_slots, subsampling, rank, world_size, training)
+        from nemo_sortformer.data.lhotse_dataset import LhotseDiarizationDataset
+
+        dataset = LhotseDiarizationDataset(**dataset_options(cfg, num_slots, subsampling))
+        return lhotse_loader(cfg, dataset, rank=rank, world_size=world_size, training=training)
     if not cfg.manifest_filepath:
         raise ValueError(
             "A data set needs a source: set `manifest_filepath` (with RTTM), `cuts_path` (lhotse), `lhotse` "
@@ -80,12 +91,14 @@ def _manifest_loader(
         session_len_sec=cfg.session_len_sec,
         training=training,
         seed=cfg.seed,
-        **_shared(cfg, num_slots, subsampling),
+        **dataset_options(cfg, num_slots, subsampling),
     )
     sampler = EpochSampler(
-        dataset, num_replicas=world_size, rank=rank, shuffle=_shuffles(cfg, training), seed=cfg.seed, drop_last=False
+        dataset, num_replicas=world_size, rank=rank, shuffle=shuffles(cfg, training), seed=cfg.seed, drop_last=False
     )
-    return DataLoader(dataset, sampler=sampler, drop_last=getattr(cfg, "drop_last", False), **_workers(cfg))
+    return DataLoader(
+        dataset, sampler=sampler, drop_last=getattr(cfg, "drop_last", False), **worker_options(cfg, collate)
+    )
 
 
 def _mixing_loader(
@@ -99,26 +112,25 @@ def _mixing_loader(
     dataset = MixingDataset(
         mixing, num_slots=num_slots, subsampling=subsampling, seed=cfg.seed, rank=rank, world_size=world_size
     )
-    loader = DataLoader(dataset, drop_last=getattr(cfg, "drop_last", False), **_workers(cfg))
+    loader = DataLoader(dataset, drop_last=getattr(cfg, "drop_last", False), **worker_options(cfg, collate))
     if training:  # validation keeps its conversations
         # A stream has no sampler of ours, but Lightning tells the number of the epoch to nobody else.
         loader.sampler.set_epoch = dataset.set_epoch
     return loader
 
 
-def _lhotse_loader(
-    cfg: DatasetConfig, num_slots: int, subsampling: int, rank: int, world_size: int, training: bool
-) -> DataLoader[DiarizationBatch]:
+def lhotse_loader(
+    cfg: DatasetConfig, dataset: Dataset[Any], *, rank: int, world_size: int, training: bool
+) -> DataLoader[Any]:
+    """Build NeMo's lhotse loader around a data set that turns cuts into a batch."""
     from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
     from omegaconf import OmegaConf
-
-    from nemo_sortformer.data.lhotse_dataset import LhotseDiarizationDataset
 
     return get_lhotse_dataloader_from_config(
         config=OmegaConf.create(lhotse_settings(cfg, training=training)),
         global_rank=rank,
         world_size=world_size,
-        dataset=LhotseDiarizationDataset(**_shared(cfg, num_slots, subsampling)),
+        dataset=dataset,
     )
 
 
@@ -132,7 +144,7 @@ def lhotse_settings(cfg: DatasetConfig, *, training: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "manifest_filepath": cfg.manifest_filepath,
         "cuts_path": cfg.cuts_path,
-        "shuffle": _shuffles(cfg, training),
+        "shuffle": shuffles(cfg, training),
         "num_workers": cfg.num_workers,
         "pin_memory": _pins(cfg),
         "sample_rate": getattr(cfg, "sample_rate", 16000),
@@ -158,7 +170,8 @@ def _is_streamed(config: Any) -> bool:
     return False
 
 
-def _shared(cfg: DatasetConfig, num_slots: int, subsampling: int) -> dict[str, Any]:
+def dataset_options(cfg: DatasetConfig, num_slots: int, subsampling: int) -> dict[str, Any]:
+    """Give the arguments that the data sets of recordings share."""
     soft = getattr(cfg, "soft_targets", False)
     return {
         "num_slots": num_slots,
@@ -170,17 +183,19 @@ def _shared(cfg: DatasetConfig, num_slots: int, subsampling: int) -> dict[str, A
     }
 
 
-def _workers(cfg: DatasetConfig) -> dict[str, Any]:
+def worker_options(cfg: DatasetConfig, collate_fn: Callable[..., Any]) -> dict[str, Any]:
+    """Give the arguments of a ``DataLoader`` that every source shares."""
     return {
         "batch_size": cfg.batch_size,
-        "collate_fn": collate,
+        "collate_fn": collate_fn,
         "num_workers": cfg.num_workers,
         "pin_memory": _pins(cfg),
         "persistent_workers": cfg.num_workers > 0,
     }
 
 
-def _shuffles(cfg: DatasetConfig, training: bool) -> bool:
+def shuffles(cfg: DatasetConfig, training: bool) -> bool:
+    """Whether the items come in a new order every epoch."""
     return training if cfg.shuffle is None else bool(cfg.shuffle)
 
 

@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,34 +58,47 @@ def read_seglst(path: str | Path, *, recording: str | None = None) -> dict[str, 
     return {name: merge_overlaps([s for s in segments if s.end > s.start]) for name, segments in found.items()}
 
 
-def format_seglst(segments: Iterable[Segment], recording: str, words: Sequence[str] | None = None) -> str:
-    """The segments as SegLST text, in the order given; `words` has one entry per segment.
+def format_seglst(
+    segments: Iterable[Segment],
+    recording: str,
+    words: Sequence[str] | None = None,
+    further: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The segments as SegLST text, in the order given; `words`, and `further` keys, have one entry per segment.
 
     Raises:
-        ValueError: there are more or fewer `words` than segments.
+        ValueError: there are more or fewer `words`, or groups of `further` keys, than segments.
     """
     rows = list(segments)
     texts = [""] * len(rows) if words is None else list(words)
     if len(texts) != len(rows):
         raise ValueError(f"`words` must have one entry per segment, {len(rows)}, but has {len(texts)}.")
+    keys = [{}] * len(rows) if further is None else list(further)
+    if len(keys) != len(rows):
+        raise ValueError(f"`further` must have one entry per segment, {len(rows)}, but has {len(keys)}.")
     records = [
         {
+            **more,
             "session_id": recording,
             "speaker": row.speaker,
             "start_time": round(row.start, 3),
             "end_time": round(row.end, 3),
             "words": text,
         }
-        for row, text in zip(rows, texts, strict=True)
+        for row, text, more in zip(rows, texts, keys, strict=True)
     ]
     return json.dumps(records, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_seglst(
-    path: str | Path, segments: Iterable[Segment], recording: str, words: Sequence[str] | None = None
+    path: str | Path,
+    segments: Iterable[Segment],
+    recording: str,
+    words: Sequence[str] | None = None,
+    further: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write one recording to a SegLST file, in place of what was there."""
-    Path(path).write_text(format_seglst(segments, recording, words), encoding="utf-8")
+    Path(path).write_text(format_seglst(segments, recording, words, further), encoding="utf-8")
 
 
 def _check(record: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_sortformer.functional.serialized import Turn
 
-__all__ = ["SpeakerTagError", "SpeakerTokenizer", "speaker_tag"]
+__all__ = ["SpeakerTagError", "SpeakerTokenizer", "check_text", "speaker_tag"]
 
 _TAG = re.compile(r"<spk\d+>", re.IGNORECASE)
 _APPENDED = {"bos_id": "<bos>", "eos_id": "<eos>", "pad_id": "<pad>"}
@@ -23,6 +23,21 @@ class SpeakerTagError(ValueError):
 def speaker_tag(speaker: int) -> str:
     """How the tag of a slot is written: ``<spk0>``, ``<spk1>``, ..."""
     return f"<spk{speaker}>"
+
+
+def check_text(text: str, control: Sequence[str] = ()) -> None:
+    """Check that a text holds no speaker tag, whatever its number, and none of the `control` tokens.
+
+    Raises:
+        SpeakerTagError: it does.
+    """
+    tag = _TAG.search(text)
+    found = tag[0] if tag else next((piece for piece in control if piece in text), None)
+    if found is not None:
+        raise SpeakerTagError(
+            f"A text must not hold `{found}`, which stands for a token of its own, but this one does: {text[:80]!r}. "
+            "Take it out of the transcript."
+        )
 
 
 class SpeakerTokenizer:
@@ -120,13 +135,7 @@ class SpeakerTokenizer:
         Raises:
             SpeakerTagError: the text holds a tag, or a control token of the tokenizer.
         """
-        found = _TAG.search(text)
-        control = found[0] if found else next((piece for piece in self._reserved if piece in text), None)
-        if control is not None:
-            raise SpeakerTagError(
-                f"A text must not hold `{control}`, which stands for a token of its own, but this one does: "
-                f"{text[:80]!r}. Take it out of the transcript."
-            )
+        check_text(text, self._reserved)
         text = " ".join(text.split())
         if not text:
             return []

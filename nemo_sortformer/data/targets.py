@@ -12,7 +12,7 @@ from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.functional.arrival import arrival_order
 from nemo_sortformer.functional.frames import label_windows, num_label_frames, seconds_to_hops
 
-__all__ = ["TooManySpeakersError", "covered_units", "frame_targets"]
+__all__ = ["TooManySpeakersError", "covered_units", "frame_targets", "named_targets"]
 
 _HOPS_PER_SECOND = 100
 
@@ -61,6 +61,41 @@ def frame_targets(
     Source: NeMo's ``speaker_to_target`` (which asks for more than half a window) and its
         ``AudioToSpeechE2ESpkDiarDataset`` (for half or more, as here); equal to both wherever they agree.
     """
+    targets, _ = named_targets(
+        segments,
+        num_samples=num_samples,
+        num_slots=num_slots,
+        offset=offset,
+        speakers=speakers,
+        subsampling=subsampling,
+        threshold=threshold,
+        sample_rate=sample_rate,
+        keep_earliest=keep_earliest,
+    )
+    return targets
+
+
+def named_targets(
+    segments: Iterable[Segment],
+    *,
+    num_samples: int,
+    num_slots: int,
+    offset: float = 0.0,
+    speakers: Sequence[str] | None = None,
+    subsampling: int = 8,
+    threshold: float | None = 0.5,
+    sample_rate: int = 16000,
+    keep_earliest: bool = False,
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Give the targets of :func:`frame_targets`, and whose column each is.
+
+    Returns:
+        Targets of shape (frames, num_slots), and the speakers heard in the stretch in the order of their columns: one
+        name for each of the first columns, and none for those that stay empty. Given `speakers` are returned as given.
+
+    Raises:
+        TooManySpeakersError, ValueError: as :func:`frame_targets`, which says what the arguments mean.
+    """
     if num_samples < 1:
         raise ValueError(f"`num_samples` must be 1 or more, but is {num_samples}.")
     hop_samples = sample_rate // _HOPS_PER_SECOND
@@ -81,7 +116,8 @@ def frame_targets(
     if filled:
         slots, columns = zip(*filled, strict=True)
         targets[:, list(slots)] = labels[:, list(columns)]
-    return targets
+    names = list(speakers) if speakers is not None else [names[column] for column in order if column is not None]
+    return targets, names
 
 
 def _hops_by_speaker(

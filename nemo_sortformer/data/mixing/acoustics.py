@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import fft
 
-from nemo_sortformer.config.mixing import MixingConfig
+from nemo_sortformer.config.acoustics import AcousticsConfig
 from nemo_sortformer.data.mixing.pool import ACTIVE_RMS, SAMPLE_RATE
 
 BLOCK = 8192
@@ -57,7 +57,7 @@ def render(tracks: np.ndarray, responses: np.ndarray, *, gain: float = 1.0) -> n
 
 
 def add_acoustics(
-    dry: np.ndarray, config: MixingConfig, rng: np.random.Generator, noise: np.ndarray | None = None
+    dry: np.ndarray, config: AcousticsConfig, rng: np.random.Generator, noise: np.ndarray | None = None
 ) -> np.ndarray:
     """Put dry voices into a room, with noise, through a channel, to a level.
 
@@ -117,7 +117,7 @@ def mu_law(audio: np.ndarray) -> np.ndarray:
     return np.copysign(large, audio)
 
 
-def draw_channel(config: MixingConfig, rng: np.random.Generator, *, telephone: bool) -> np.ndarray:
+def draw_channel(config: AcousticsConfig, rng: np.random.Generator, *, telephone: bool) -> np.ndarray:
     """Draw the response of the microphone and line, shape (SIZE // 2 + 1,), complex64."""
     shape = rng.uniform(-config.tilt_db, config.tilt_db) * np.clip(_OCTAVES, -3, 3)
     for _ in range(int(rng.integers(3))):  # a resonance or a notch of the room or the device
@@ -139,7 +139,7 @@ def _flat_response() -> np.ndarray:
     return np.exp(-2j * np.pi * _FREQUENCIES * DELAY / SAMPLE_RATE).astype(np.complex64)
 
 
-def draw_rooms(config: MixingConfig, rng: np.random.Generator, count: int, *, distant: int = -1) -> np.ndarray:
+def draw_rooms(config: AcousticsConfig, rng: np.random.Generator, count: int, *, distant: int = -1) -> np.ndarray:
     """Draw a room and `count` places in it; the `distant` place is the one with the least direct sound.
 
     Returns:
@@ -247,7 +247,7 @@ def noise_bank() -> np.ndarray:
     return np.stack([row / np.std(row) for row in rows]).astype(np.float32)
 
 
-def draw_events(num_samples: int, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
+def draw_events(num_samples: int, config: AcousticsConfig, rng: np.random.Generator) -> np.ndarray:
     """Scatter clicks, knocks, breaths, laughs and the like, from 20 dB below to 4 dB above the level of a speaker."""
     track = np.zeros(num_samples, dtype=np.float32)
     bank = event_bank()

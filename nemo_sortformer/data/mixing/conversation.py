@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nemo_sortformer.config.mixing import MixingConfig
+from nemo_sortformer.config.voices import VoicesConfig
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, UtterancePool
 
 SYNTHETIC = "synthetic"
@@ -71,7 +72,7 @@ def plan_conversation(pool: UtterancePool, config: MixingConfig, rng: np.random.
     return _Planner(pool, config, voices, style, rng).plan()
 
 
-def draw_voices(pool: UtterancePool, config: MixingConfig, count: int, rng: np.random.Generator) -> tuple[Voice, ...]:
+def draw_voices(pool: UtterancePool, config: VoicesConfig, count: int, rng: np.random.Generator) -> tuple[Voice, ...]:
     """Draw `count` different voices: different speakers, or one speaker at factors far apart.
 
     Raises:
@@ -108,7 +109,7 @@ def draw_voices(pool: UtterancePool, config: MixingConfig, count: int, rng: np.r
     )
 
 
-def draw_factor(config: MixingConfig, rng: np.random.Generator) -> float:
+def draw_factor(config: VoicesConfig, rng: np.random.Generator) -> float:
     """Draw the resampling factor of a voice."""
     if rng.random() >= config.speed_probability:
         return 1.0

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
 
 from nemo_sortformer.config.merge import from_cfg
 from nemo_sortformer.config.mixing import MixingConfig
 from nemo_sortformer.data.batch import DiarizationItem
 from nemo_sortformer.data.mixing.manifest_pool import pool_from_manifest
+from nemo_sortformer.data.mixing.numbered import NumberedStream
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, UtterancePool
 from nemo_sortformer.data.mixing.recorded import RecordedConversations
 from nemo_sortformer.data.mixing.simulate import simulate_conversation
@@ -68,7 +68,7 @@ def build_recorded(config: MixingConfig, *, max_speakers: int | None = None) -> 
     return recorded
 
 
-class MixingDataset(IterableDataset[DiarizationItem]):
+class MixingDataset(NumberedStream[DiarizationItem]):
     """Conversations mixed on the fly.
 
     Conversation number n of worker w of rank r in epoch e is a function of ``(seed, e, r, w, n)`` only, so a run with
@@ -99,54 +99,29 @@ class MixingDataset(IterableDataset[DiarizationItem]):
         world_size: int = 1,
         pool: UtterancePool | None = None,
     ) -> None:
-        super().__init__()
         config = from_cfg(MixingConfig, config)
+        super().__init__(config.conversations_per_epoch, seed=seed, rank=rank, world_size=world_size)
         most = max(index + 1 for index, weight in enumerate(config.speaker_count_weights) if weight > 0)
         if most > num_slots:
             raise ValueError(
                 f"`speaker_count_weights` allows {most} speakers, but the model has {num_slots} slots. Shorten the "
                 "list."
             )
-        if not 0 <= rank < world_size:
-            raise ValueError(f"`rank` must be in [0, world_size), but is {rank} of {world_size}.")
         self.config = config
         self.pool = build_pool(config) if pool is None else pool
         self.recorded = build_recorded(config, max_speakers=num_slots)
         if len(self.pool) < most:
             raise PoolError(f"`speaker_count_weights` allows {most} speakers, but the pool has {len(self.pool)}.")
         self.num_slots, self.subsampling = num_slots, subsampling
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see the new epoch, too
-
-    def __len__(self) -> int:
-        """Conversations per epoch on this rank."""
-        return max(1, self.config.conversations_per_epoch // self.world_size)
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch that the next iteration gives."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning and NeMo call this at its start."""
-        self._epoch.fill_(epoch)
-
-    def __iter__(self) -> Iterator[DiarizationItem]:
-        info = get_worker_info()
-        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        epoch = self.epoch
-        for number in range((len(self) - worker + num_workers - 1) // num_workers):
-            yield self.conversation(epoch, worker, number)
 
     def conversation(self, epoch: int, worker: int, number: int) -> DiarizationItem:
         """Mix one conversation by its numbers."""
-        rng = np.random.default_rng([self.seed, epoch, self.rank, worker, number])
+        rng = self.generator(epoch, worker, number)
         audio, segments = simulate_conversation(self.pool, self.config, rng, self.recorded)
         targets = frame_targets(
             segments, num_samples=len(audio), num_slots=self.num_slots, subsampling=self.subsampling
         )
-        name = f"mixed-{epoch}-{self.rank}-{worker}-{number}"
-        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), name)
+        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), self.name(epoch, worker, number))
 
 
 def write_conversations(

@@ -33,28 +33,54 @@ def pool_from_manifest(
         AudioError: a recording cannot be read.
         PoolError: a line that is kept has no speaker, or no line is kept.
     """
-    chosen = [
-        entry
-        for entry in read_manifest(path)
-        if (split is None or entry.extra.get("split") == split) and entry.extra.get("source") not in exclude_sources
-    ]
-    if not chosen:
-        raise PoolError(f"{path}: `split` {split!r} and `exclude_sources` {list(exclude_sources)} leave no line.")
+    chosen = choose_entries(path, split=split, exclude_sources=exclude_sources)
     return UtterancePool(_recordings(Path(path), chosen), min_seconds=min_seconds)
 
 
-def _recordings(path: Path, entries: list[ManifestEntry]) -> Iterator[Recording]:
-    for entry in entries:
+def choose_entries(
+    path: str | Path, *, split: str | None = None, sources: Sequence[str] = (), exclude_sources: Sequence[str] = ()
+) -> list[ManifestEntry]:
+    """Read the lines of a manifest that are of a split and of certain sources.
+
+    Raises:
+        ManifestError: a line cannot be read.
+        PoolError: no line is left, or one that is has no speaker.
+    """
+    chosen = [
+        entry
+        for entry in read_manifest(path)
+        if (split is None or entry.extra.get("split") == split)
+        and (not sources or entry.extra.get("source") in sources)
+        and entry.extra.get("source") not in exclude_sources
+    ]
+    if not chosen:
+        only = f", `sources` {list(sources)}" if sources else ""
+        raise PoolError(
+            f"{path}: `split` {split!r}{only} and `exclude_sources` {list(exclude_sources)} leave no line."
+        )
+    for entry in chosen:
         if not entry.speaker:
             raise PoolError(
                 f"{path}: `{entry.audio_filepath}` has no `speaker`. Mixing needs to know who speaks: give every line "
                 "a `speaker` key."
             )
-        start = entry.extra.get("speech_start")
-        end = entry.extra.get("speech_end")
-        offset = entry.offset if start is None else float(start)
-        duration = entry.duration if end is None else float(end) - offset
+    return chosen
+
+
+def speech_bounds(entry: ManifestEntry) -> tuple[float, float | None]:
+    """First and last second of the speech in the file; None: to the end of the file."""
+    start, end = entry.extra.get("speech_start"), entry.extra.get("speech_end")
+    first = entry.offset if start is None else float(start)
+    if end is not None:
+        return first, float(end)
+    return first, None if entry.duration is None else first + entry.duration
+
+
+def _recordings(path: Path, entries: list[ManifestEntry]) -> Iterator[Recording]:
+    for entry in entries:
+        offset, end = speech_bounds(entry)
+        duration = None if end is None else end - offset
         if duration is not None and duration < 2 / 100:
             continue
         samples = read_audio(entry.audio_filepath, offset=offset, duration=duration, sample_rate=SAMPLE_RATE)
-        yield Recording(entry.speaker, str(entry.extra.get("source", path.stem)), samples)
+        yield Recording(str(entry.speaker), str(entry.extra.get("source", path.stem)), samples)

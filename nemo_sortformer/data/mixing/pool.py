@@ -9,6 +9,7 @@ the factor can be any number, so there is no end of new speakers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,12 @@ class Utterance(NamedTuple):
     count: int
     pauses: np.ndarray
     """Silent stretches of 80 ms or more inside, samples from the start of the utterance, shape (pauses, 2)."""
+    texts: Mapping[str, str] = MappingProxyType({})
+    """What is said, by field, where that is known."""
+    lead: int = 0
+    """Samples before the speech begins."""
+    tail: int = 0
+    """Samples after the speech has ended."""
 
 
 class PoolSpeaker(NamedTuple):
@@ -47,6 +54,9 @@ class Recording(NamedTuple):
     speaker: str
     source: str
     samples: np.ndarray
+    texts: Mapping[str, str] = MappingProxyType({})
+    lead: int = 0
+    tail: int = 0
 
 
 class UtterancePool:
@@ -64,7 +74,7 @@ class UtterancePool:
         parts: list[np.ndarray] = []
         found: dict[tuple[str, str], list[Utterance]] = {}
         position = 0
-        for speaker, source, samples in recordings:
+        for speaker, source, samples, texts, lead, tail in recordings:
             if len(samples) < max(min_seconds * SAMPLE_RATE, 2 * _FRAME):
                 continue
             level, pauses = measure(samples)
@@ -72,7 +82,8 @@ class UtterancePool:
                 continue
             scaled = samples * np.float32(ACTIVE_RMS / level)
             parts.append(np.clip(scaled * 32767, -32767, 32767).astype(np.int16))
-            found.setdefault((speaker, source), []).append(Utterance(position, len(samples), pauses))
+            utterance = Utterance(position, len(samples), pauses, texts, lead, tail)
+            found.setdefault((speaker, source), []).append(utterance)
             position += len(samples)
         if not parts:
             raise PoolError(
