@@ -20,6 +20,7 @@ RANGES = {
     "PyYAML": ">=6,<7",
     "hydra-core": ">=1.3.2,<1.4",
     "lhotse": ">=1.33,<2",
+    "sentencepiece": ">=0.2,<1",
     "torchmetrics": ">=1.0,<2",
     "numpy": ">=1.26,<3",
     "scipy": ">=1.11,<2",
