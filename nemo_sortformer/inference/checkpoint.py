@@ -62,7 +62,7 @@ def load_model(model: str | Path | None = None, *, device: str | None = None) ->
         FileNotFoundError: `model` is None and nothing is shipped.
         ValueError: the file is missing, is no .nemo file, holds another kind of model, or the device is not there.
     """
-    path, target = _checked(shipped_checkpoint() if model is None else model, device)
+    path, target = checked_file(shipped_checkpoint() if model is None else model, device)
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
     return _load(path, SortformerDiarizer, target)
@@ -70,18 +70,22 @@ def load_model(model: str | Path | None = None, *, device: str | None = None) ->
 
 def load_labeler(model: str | Path, *, device: str | None = None) -> SortformerLabeler:
     """Load a labeler for inference; arguments and errors as of :func:`load_model`, but none is shipped."""
-    path, target = _checked(model, device)
+    path, target = checked_file(model, device)
     from nemo_sortformer.models.labeler.model import SortformerLabeler
 
     return _load(path, SortformerLabeler, target)
 
 
-def _checked(model: str | Path, device: str | None) -> tuple[Path, torch.device]:
-    """The file and the device, before NeMo is imported, which takes seconds."""
+def checked_file(model: str | Path, device: str | None, *, name: str = "model") -> tuple[Path, torch.device]:
+    """The file and the device, before NeMo is imported, which takes seconds.
+
+    Raises:
+        ValueError: the file is missing, or the device is not there.
+    """
     path = Path(model).expanduser()
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is missing"
-        raise ValueError(f"`model` must be a .nemo file, but `{path}` {found}.")
+        raise ValueError(f"`{name}` must be a .nemo file, but `{path}` {found}.")
     import torch
 
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,307 @@
+# Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
+"""Who said what: any NeMo speech recognizer and a diarizer, brought together without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from nemo_sortformer.config.merge import ConfigError
+from nemo_sortformer.data.segment import Segment
+from nemo_sortformer.inference.recognizer import asr_sample_rate, check_asr, load_asr, recognize
+from nemo_sortformer.inference.stretches import Level, Stretch, masked, speech_stretches, spread_over_speech
+from nemo_sortformer.inference.transcript import TranscribedWord, Transcript
+from nemo_sortformer.inference.word_speakers import assign_speakers
+
+if TYPE_CHECKING:
+    from nemo_sortformer.inference.engine import Failure, RunOptions
+    from nemo_sortformer.inference.long_audio import LongAudio
+    from nemo_sortformer.inference.results import Diarization
+    from nemo_sortformer.inference.sources import AudioSource
+    from nemo_sortformer.models.diarizer.model import SortformerDiarizer
+
+PIECES_AT_ONCE = 32
+"""Pieces of audio in memory, at least; a multiple of the batch above that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscribeOptions:
+    """How the recognizer is asked."""
+
+    overlap: Literal["shared", "masked"] = "shared"
+    """``shared``: the audio is decoded once, and each word given to a speaker. ``masked``: it is decoded once per
+    speaker, silent where the speaker is, so that words said at once can be heard twice, once for each."""
+    batch_size: int = 4
+    """Stretches of speech decoded at once."""
+    max_seconds: float = 30.0
+    """Longest stretch that the recognizer hears at once."""
+    asr_options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the recognizer's own `transcribe`, as `source_lang` of a Canary model."""
+
+    def __post_init__(self) -> None:
+        if self.overlap not in ("shared", "masked"):
+            raise ConfigError(f"`overlap` must be `shared` or `masked`, but is `{self.overlap}`.")
+        if self.batch_size < 1:
+            raise ConfigError(f"`batch_size` must be at least 1, but is {self.batch_size}.")
+        if not self.max_seconds >= 2:
+            raise ConfigError(f"`max_seconds` must be at least 2 seconds, but is {self.max_seconds}.")
+
+
+class TranscriptionError(ValueError):
+    """Some recordings could not be transcribed; `results` holds the others, `failures` says what was wrong."""
+
+    def __init__(self, results: list[Transcript], failures: list[Failure]) -> None:
+        self.results, self.failures = results, failures
+        shown = "\n".join(f"  `{failure.recording}`: {failure.message}" for failure in failures[:10])
+        more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+        super().__init__(
+            f"{len(failures)} of {len(results) + len(failures)} recordings could not be transcribed:\n{shown}{more}"
+        )
+
+
+def transcribe_with_speakers(
+    audio: Any,
+    asr: Any,
+    diarizer: SortformerDiarizer | str | Path | None = None,
+    *,
+    sample_rate: int | None = None,
+    device: str | None = None,
+    overlap: Literal["shared", "masked"] = "shared",
+    batch_size: int = 4,
+    max_seconds: float = 30.0,
+    asr_options: Mapping[str, Any] | None = None,
+    verbose: bool = False,
+    failures: list[Failure] | None = None,
+    num_speakers: int | None = None,
+    min_speakers: int | None = None,
+    max_speakers: int | None = None,
+    override_config: Any = None,
+    postprocessing_yaml: str | Path | None = None,
+) -> list[Transcript]:
+    """Say who said what, one :class:`Transcript` per recording, in the order given.
+
+    The diarizer says who speaks when; the recognizer hears the stretches of speech, cut in silence, and nothing else,
+    so that silence has no words; each word goes to a speaker by :func:`assign_speakers`. Each model reads the audio
+    at its own rate, resampled from the file by soxr, and computes its own features.
+
+    Args:
+        audio: a file, a folder, a manifest, samples, or a list of these; see :func:`collect_sources`.
+        asr: a NeMo speech recognizer (CTC, RNN-T, TDT, hybrid, AED), or the path of its .nemo file; or a joint model
+            of this package, which needs no diarizer.
+        diarizer: a diarizer or its .nemo file; None is the one that ships with the package.
+        sample_rate: of samples, in Hz.
+        device: where models that are loaded here run; None takes a GPU where there is one.
+        overlap: how words said at once are decoded; see :class:`TranscribeOptions`.
+        batch_size: stretches decoded at once, and recordings diarized at once.
+        max_seconds: longest stretch that the recognizer hears at once.
+        asr_options: further arguments of the recognizer's own `transcribe`.
+        verbose: show a progress bar.
+        failures: a list that receives what went wrong; without it the run ends with an error that holds the results.
+        num_speakers: how many speak, if that is known; else `min_speakers` and `max_speakers` may bound it.
+        min_speakers: see :func:`diarize_recordings`.
+        max_speakers: see :func:`diarize_recordings`.
+        override_config: an `InferenceConfig` or single keys of it, for the diarizer.
+        postprocessing_yaml: thresholds and durations of the diarizer in NeMo's form.
+
+    Raises:
+        TranscriptionError: some recordings could not be transcribed and `failures` is None. The others are in it.
+        ConfigError: a setting is unknown or wrong, or a model is of the wrong kind.
+        ValueError: `audio` or a file of a model is of no use.
+
+    Warns:
+        TranscriptWarning: the recognizer gives no times for its words.
+    """
+    from nemo_sortformer.inference.assign import SpeakerLimits
+    from nemo_sortformer.inference.diarize import progress
+    from nemo_sortformer.inference.engine import Failure, RunOptions
+    from nemo_sortformer.inference.settings import inference_settings
+    from nemo_sortformer.inference.sources import collect_sources
+
+    options = TranscribeOptions(
+        overlap=overlap, batch_size=batch_size, max_seconds=max_seconds, asr_options=asr_options or {}
+    )
+    sources = collect_sources(audio, sample_rate=sample_rate)
+    models = load_pair(asr, diarizer, device=device)
+    run_options = RunOptions(
+        config=inference_settings(
+            models.diarizer.config.inference, override=override_config, postprocessing_yaml=postprocessing_yaml
+        ),
+        limits=SpeakerLimits(num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers),
+        batch_size=batch_size,
+    )
+    found: dict[int, Transcript] = {}
+    failed: dict[int, Failure] = {}
+    outcomes = transcripts(models, sources, options, run_options)
+    with progress(len(sources), shown=verbose, task="Transcribing") as advance:
+        for i, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                failed[i] = outcome
+            else:
+                found[i] = outcome
+            advance()
+    results = [found[i] for i in sorted(found)]
+    if failed and failures is None:
+        raise TranscriptionError(results, [failed[i] for i in sorted(failed)])
+    if failures is not None:
+        failures.extend(failed[i] for i in sorted(failed))
+    return results
+
+
+class Models(NamedTuple):
+    """What transcribes: a recognizer and a diarizer, or one joint model that is both."""
+
+    asr: Any
+    diarizer: Any
+
+    @property
+    def joint(self) -> bool:
+        """Whether one model does both."""
+        return self.asr is self.diarizer
+
+
+def load_pair(asr: Any, diarizer: Any = None, *, device: str | None = None) -> Models:
+    """Load what is named by a file, and check that the two are what they should be.
+
+    Raises:
+        ConfigError: a model is of the wrong kind, or a joint model comes with a diarizer.
+        ValueError: a file is missing or cannot be read.
+    """
+    if isinstance(asr, (str, Path)):
+        asr = load_asr(asr, device=device)
+    if hasattr(asr, "transcribe_sessions"):
+        if diarizer is not None:
+            raise ConfigError(
+                "`diarizer` must be left out: `asr` is a joint model, which says who speaks when."
+            )
+        return Models(asr, asr)
+    check_asr(asr)
+    if diarizer is None or isinstance(diarizer, (str, Path)):
+        from nemo_sortformer.inference.checkpoint import load_model
+
+        diarizer = load_model(diarizer, device=device)
+    if not callable(getattr(diarizer, "diarize", None)) or not hasattr(diarizer, "frame_seconds"):
+        raise ConfigError(
+            f"`diarizer` must be a diarizer of this package or a .nemo file, but is a `{type(diarizer).__name__}`."
+        )
+    return Models(asr, diarizer)
+
+
+def transcripts(
+    models: Models, sources: Sequence[AudioSource], options: TranscribeOptions, run_options: RunOptions
+) -> Iterator[tuple[int, Transcript | Failure]]:
+    """Transcribe recordings and give each as soon as it is done: its place in `sources`, and its result or failure."""
+    from nemo_sortformer.inference.engine import Failure, failure_reason, run
+
+    for i, outcome in run(models.diarizer, sources, run_options):
+        if isinstance(outcome, Failure):
+            yield i, outcome
+            continue
+        try:
+            if models.joint:
+                yield i, _jointly(models.asr, sources[i], outcome)
+            else:
+                audio = sources[i].open(asr_sample_rate(models.asr)) if outcome.segments else np.zeros(0, np.float32)
+                yield i, transcribe_recording(models.asr, audio, outcome, options)
+        except ConfigError:
+            raise
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            yield i, Failure(sources[i].name, failure_reason(error))
+
+
+def transcribe_recording(
+    asr: Any, audio: np.ndarray | LongAudio, diarization: Diarization, options: TranscribeOptions | None = None
+) -> Transcript:
+    """Transcribe one recording whose speakers are known.
+
+    Args:
+        asr: a NeMo speech recognizer.
+        audio: samples at its rate, shape (samples,), the first of which is at `diarization.offset`.
+        diarization: who speaks when; its probabilities decide where several speak at once.
+        options: how.
+    """
+    options = options or TranscribeOptions()
+    if options.overlap == "masked":
+        asked = [
+            (stretch, [s for s in diarization.segments if s.speaker == name], name)
+            for name in diarization.speakers
+            for stretch in _stretches(diarization, options.max_seconds, speaker=name)
+        ]
+    else:
+        segments = list(diarization.segments)
+        asked = [(stretch, segments, None) for stretch in _stretches(diarization, options.max_seconds)]
+    asked.sort(key=lambda one: one[0])  # in the order of time, in which a long file is read once
+    words: list[TranscribedWord] = []
+    size = max(PIECES_AT_ONCE // options.batch_size, 1) * options.batch_size
+    for first in range(0, len(asked), size):
+        words += _words_of(asr, audio, diarization, asked[first : first + size], options)
+    return Transcript(
+        recording=diarization.recording,
+        words=tuple(words),
+        diarization=diarization,
+        duration=diarization.duration,
+    )
+
+
+def _words_of(
+    asr: Any,
+    audio: np.ndarray | LongAudio,
+    diarization: Diarization,
+    asked: Sequence[tuple[Stretch, list[Segment], str | None]],
+    options: TranscribeOptions,
+) -> list[TranscribedWord]:
+    """The words of some stretches; where a stretch is of one speaker, they are that speaker's."""
+    rate = asr_sample_rate(asr)
+    pieces = []
+    for stretch, segments, speaker in asked:
+        first, last = (round((time - diarization.offset) * rate) for time in stretch)
+        piece = np.asarray(audio[max(first, 0) : max(last, 0)], dtype=np.float32)
+        pieces.append(piece if speaker is None else masked(piece, segments, start=stretch.start, sample_rate=rate))
+    heard = recognize(asr, pieces, batch_size=options.batch_size, options=options.asr_options)
+    words: list[TranscribedWord] = []
+    for (stretch, segments, speaker), one in zip(asked, heard, strict=True):
+        if one.words is None:
+            placed, sure = spread_over_speech(one.text, stretch, segments), None
+        else:
+            placed = [(word.text, stretch.start + word.start, stretch.start + word.end) for word in one.words]
+            sure = [word.confidence for word in one.words]
+        if speaker is None:
+            words += assign_speakers(placed, diarization, confidences=sure)
+        else:
+            words += [
+                TranscribedWord(*word, speaker, confidence)
+                for word, confidence in zip(placed, sure or [None] * len(placed), strict=True)
+            ]
+    return words
+
+
+def _stretches(diarization: Diarization, max_seconds: float, *, speaker: str | None = None) -> list[Stretch]:
+    """Where somebody speaks, or one speaker."""
+    segments = [s for s in diarization.segments if speaker in (None, s.speaker)]
+    return speech_stretches(
+        segments,
+        start=diarization.offset,
+        end=diarization.offset + diarization.duration,
+        max_seconds=max_seconds,
+        level=speech_level(diarization),
+    )
+
+
+def speech_level(diarization: Diarization) -> Level | None:
+    """How much speech there is at each frame; None where the probabilities were not kept."""
+    if diarization.probs is None or not diarization.probs.size:
+        return None
+    return Level(diarization.probs.sum(axis=1), diarization.offset, diarization.frame_seconds)
+
+
+def _jointly(model: Any, source: AudioSource, diarization: Diarization) -> Transcript:
+    """What a joint model makes of one recording."""
+    samples = source.read(model.config.sample_rate)
+    [found] = model.transcribe_sessions([samples], sample_rate=model.config.sample_rate)
+    shifted = tuple(
+        word._replace(start=word.start + source.offset, end=word.end + source.offset) for word in found.words
+    )
+    return Transcript(recording=source.name, words=shifted, diarization=diarization, duration=diarization.duration)
