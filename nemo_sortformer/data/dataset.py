@@ -2,8 +2,10 @@
 """Recordings with RTTM or SegLST labels, as NeMo's manifests list them."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,17 +17,19 @@ from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog, TooManyFailur
 from nemo_sortformer.data.labels import LabelReader
 from nemo_sortformer.data.manifest import ManifestEntry, ManifestError, read_manifest
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
+from nemo_sortformer.data.targets import TooManySpeakersError, named_targets
 
-__all__ = ["DiarizationDataset"]
+__all__ = ["DiarizationDataset", "RecordingDataset"]
+
+ItemT = TypeVar("ItemT")
 
 _SHORTEST_TAIL_SECONDS = 1.0
 _REDRAWS = 10
 _CROP_GRID = 100
 
 
-class DiarizationDataset(Dataset[DiarizationItem]):
-    """Audio and frame targets of the recordings of one or more manifests.
+class RecordingDataset(Dataset[ItemT]):
+    """Audio and frame targets of the recordings of one or more manifests; a subclass says what an item is.
 
     A recording longer than `session_len_sec` is cut. In training it gives as many items as it is windows long, each a
     window at a random place, which is a function of (seed, epoch, index) alone; a window with more speakers than
@@ -66,6 +70,8 @@ class DiarizationDataset(Dataset[DiarizationItem]):
         keep_earliest_speakers: bool = False,
     ) -> None:
         self.entries = _entries(manifest)
+        for entry in self.entries:
+            self._check(entry)
         self.num_slots = num_slots
         self.subsampling = subsampling
         self.session_len_sec = session_len_sec if session_len_sec and session_len_sec > 0 else None
@@ -94,7 +100,7 @@ class DiarizationDataset(Dataset[DiarizationItem]):
         """Draw the windows of this epoch from now on, in all worker processes."""
         self._epoch.fill_(epoch)
 
-    def __getitem__(self, index: int) -> DiarizationItem:
+    def __getitem__(self, index: int) -> ItemT:
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be less than {len(self)}, but is {index}.")
         index %= len(self)
@@ -109,6 +115,20 @@ class DiarizationDataset(Dataset[DiarizationItem]):
                 last_error = error
                 self.failures.record(error, index=window[0])
         raise TooManyFailuresError("Not one recording of the data set can be read.") from last_error
+
+    @abstractmethod
+    def _check(self, entry: ManifestEntry) -> None:
+        """Raise ``ManifestError`` where an entry names no labels."""
+
+    @abstractmethod
+    def _segments(self, entry: ManifestEntry) -> list[Segment]:
+        """Who speaks when in the whole recording."""
+
+    @abstractmethod
+    def _item(
+        self, entry: ManifestEntry, sound: np.ndarray, targets: np.ndarray, speakers: list[str], offset: float
+    ) -> ItemT:
+        """Make the item of a stretch; `speakers` are those of the first columns of `targets`."""
 
     def _cut(self, entry_index: int) -> list[tuple[float, float | None]]:
         """Start and length of each item of an entry; opens the file where the manifest does not say how long it is."""
@@ -129,9 +149,9 @@ class DiarizationDataset(Dataset[DiarizationItem]):
         starts = [place * limit for place in range(number)]
         return [(start, limit) for start in starts[:-1]] + [(starts[-1], seconds - starts[-1])]
 
-    def _read(self, index: int, entry_index: int, start: float, length: float | None) -> DiarizationItem:
+    def _read(self, index: int, entry_index: int, start: float, length: float | None) -> ItemT:
         entry = self.entries[entry_index]
-        segments = self._labels.entry(entry)
+        segments = self._segments(entry)
         if not math.isnan(start):
             return self._make(entry, segments, start, length)
         room = max(int(((self._seconds[entry_index] or 0.0) - (length or 0.0)) * _CROP_GRID), 0)
@@ -143,13 +163,11 @@ class DiarizationDataset(Dataset[DiarizationItem]):
                 continue
         return self._make(entry, segments, places[-1] / _CROP_GRID, length)
 
-    def _make(
-        self, entry: ManifestEntry, segments: list[Segment], start: float, length: float | None
-    ) -> DiarizationItem:
+    def _make(self, entry: ManifestEntry, segments: list[Segment], start: float, length: float | None) -> ItemT:
         offset = entry.offset + start
         audio = read_audio(entry.audio_filepath, offset=offset, duration=length, sample_rate=self.sample_rate)
         try:
-            targets = frame_targets(
+            targets, speakers = named_targets(
                 segments,
                 num_samples=len(audio),
                 num_slots=self.num_slots,
@@ -161,7 +179,23 @@ class DiarizationDataset(Dataset[DiarizationItem]):
             )
         except TooManySpeakersError as error:
             raise TooManySpeakersError(f"{entry.audio_filepath}: {error}") from error
-        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), entry.uniq_id, offset)
+        return self._item(entry, audio, targets, speakers, offset)
+
+
+class DiarizationDataset(RecordingDataset[DiarizationItem]):
+    """Audio and frame targets of recordings with RTTM or SegLST labels; see :class:`RecordingDataset`."""
+
+    def _check(self, entry: ManifestEntry) -> None:
+        if entry.rttm_filepath is None and entry.seglst_filepath is None:
+            LabelReader().entry(entry)  # raises, with the line
+
+    def _segments(self, entry: ManifestEntry) -> list[Segment]:
+        return self._labels.entry(entry)
+
+    def _item(
+        self, entry: ManifestEntry, sound: np.ndarray, targets: np.ndarray, speakers: list[str], offset: float
+    ) -> DiarizationItem:
+        return DiarizationItem(torch.from_numpy(sound), torch.from_numpy(targets), entry.uniq_id, offset)
 
 
 def _entries(manifest: str | Path | Sequence[str | Path] | Sequence[ManifestEntry]) -> list[ManifestEntry]:
@@ -174,7 +208,4 @@ def _entries(manifest: str | Path | Sequence[str | Path] | Sequence[ManifestEntr
         entries.extend([part] if isinstance(part, ManifestEntry) else read_manifest(part))
     if not entries:
         raise ManifestError("`manifest_filepath` must name one manifest or more, but names none.")
-    for entry in entries:
-        if entry.rttm_filepath is None and entry.seglst_filepath is None:
-            LabelReader().entry(entry)  # raises, with the line
     return entries

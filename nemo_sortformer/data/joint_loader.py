@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
-from nemo_sortformer.data.joint_batch import JointBatch, collate_joint
+from nemo_sortformer.data.joint_batch import collate_joint
 from nemo_sortformer.data.loaders import EpochSampler, dataset_options, lhotse_loader, shuffles, worker_options
 from nemo_sortformer.data.text_labels import TextLabeler
 
@@ -32,8 +32,8 @@ def build_joint_loader(
     rank: int = 0,
     world_size: int = 1,
     training: bool = False,
-) -> DataLoader[JointBatch]:
-    """Build the loader of a data source with words: a manifest, lhotse cuts, or sessions mixed on the fly.
+) -> DataLoader[Any]:
+    """Build the loader of ``JointBatch``es: of a manifest with words, lhotse cuts, or sessions mixed on the fly.
 
     All ranks get equally many batches, as with the loader of the diarizer.
 
@@ -76,7 +76,7 @@ def build_joint_loader(
     from nemo_sortformer.data.joint_dataset import JointDataset
 
     dataset = JointDataset(
-        config.manifest_filepath,
+        config.manifest_filepath or [],
         labeler,
         session_len_sec=config.session_len_sec,
         training=training,
@@ -92,12 +92,12 @@ def build_joint_loader(
 def _utterance_loader(
     config: JointDatasetConfig,
     labeler: TextLabeler,
-    workers: dict,
+    workers: dict[str, Any],
     subsampling: int,
     rank: int,
     world_size: int,
     training: bool,
-) -> DataLoader[JointBatch]:
+) -> DataLoader[Any]:
     from nemo_sortformer.data.mixing.utterances import UtteranceMixingDataset
 
     dataset = UtteranceMixingDataset(

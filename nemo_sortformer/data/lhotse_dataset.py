@@ -1,9 +1,10 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """lhotse cuts to batches of audio and frame targets."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,24 @@ from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog
 from nemo_sortformer.data.labels import LabelReader
 from nemo_sortformer.data.manifest import ManifestError
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.data.targets import TooManySpeakersError, frame_targets
+from nemo_sortformer.data.targets import TooManySpeakersError, named_targets
 
-__all__ = ["LhotseDiarizationDataset", "cut_segments"]
+__all__ = [
+    "CutDataset",
+    "LhotseDiarizationDataset",
+    "clipped",
+    "cut_segments",
+    "recording_names",
+    "resolve_path",
+    "speed_factor",
+]
+
+ItemT = TypeVar("ItemT")
+BatchT = TypeVar("BatchT")
 
 
-class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
-    """Turns the cuts that a lhotse sampler chose into a batch.
+class CutDataset(Dataset[BatchT], Generic[ItemT, BatchT]):
+    """Turns the cuts that a lhotse sampler chose into a batch; a subclass says what an item and a batch are.
 
     Labels come from the cut's `rttm_filepath` where it has one, else from its supervisions. Cuts mixed by lhotse are
     taken too. All channels are averaged. A cut that cannot be read is left out together with its targets, counted and
@@ -57,11 +69,21 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
         self.failures = FailureLog(max_failed_share)
         self._labels = LabelReader()
 
-    def __getitem__(self, cuts: CutSet) -> DiarizationBatch:
+    def __getitem__(self, cuts: CutSet) -> BatchT:
         items = list(self._items(cuts))
-        return collate(items or [self._silence()])
+        return self._batch(items or [self._silence()])
 
-    def _items(self, cuts: CutSet) -> Iterator[DiarizationItem]:
+    @abstractmethod
+    def _batch(self, items: list[ItemT]) -> BatchT:
+        """Stack items."""
+
+    @abstractmethod
+    def _item(
+        self, cut: Cut | None, sound: np.ndarray, targets: np.ndarray, speakers: list[str], segments: list[Segment]
+    ) -> ItemT:
+        """Make the item of a cut, or that of silence; `speakers` are those of the first columns of `targets`."""
+
+    def _items(self, cuts: CutSet) -> Iterator[ItemT]:
         for cut in cuts:
             self.failures.num_seen += 1
             try:
@@ -69,14 +91,14 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
             except DATA_ERRORS as error:
                 self.failures.record(error, name=str(cut.id))
 
-    def _read(self, cut: Cut) -> DiarizationItem:
+    def _read(self, cut: Cut) -> ItemT:
         segments = cut_segments(cut, self._labels)
         audio = self._audio(cut)
         try:
-            targets = self._targets(segments, len(audio))
+            targets, speakers = self._targets(segments, len(audio))
         except TooManySpeakersError as error:
             raise TooManySpeakersError(f"Cut `{cut.id}`: {error}") from error
-        return DiarizationItem(torch.from_numpy(audio), torch.from_numpy(targets), str(cut.id))
+        return self._item(cut, audio, targets, speakers, segments)
 
     def _audio(self, cut: Cut) -> np.ndarray:
         if cut.sampling_rate != self.sample_rate:
@@ -91,8 +113,8 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
             raise AudioError(f"Cut `{cut.id}` {what}.")
         return np.ascontiguousarray(samples.mean(axis=0) if samples.ndim == 2 else samples)
 
-    def _targets(self, segments: list[Segment], num_samples: int) -> np.ndarray:
-        return frame_targets(
+    def _targets(self, segments: list[Segment], num_samples: int) -> tuple[np.ndarray, list[str]]:
+        return named_targets(
             segments,
             num_samples=num_samples,
             num_slots=self.num_slots,
@@ -102,9 +124,22 @@ class LhotseDiarizationDataset(Dataset[DiarizationBatch]):
             keep_earliest=self.keep_earliest_speakers,
         )
 
-    def _silence(self) -> DiarizationItem:
-        targets = self._targets([], self.sample_rate)
-        return DiarizationItem(torch.zeros(self.sample_rate), torch.from_numpy(targets), "silence")
+    def _silence(self) -> ItemT:
+        targets, _ = self._targets([], self.sample_rate)
+        return self._item(None, np.zeros(self.sample_rate, dtype=np.float32), targets, [], [])
+
+
+class LhotseDiarizationDataset(CutDataset[DiarizationItem, DiarizationBatch]):
+    """Turns cuts into batches of audio and frame targets; see :class:`CutDataset`."""
+
+    def _batch(self, items: list[DiarizationItem]) -> DiarizationBatch:
+        return collate(items)
+
+    def _item(
+        self, cut: Cut | None, sound: np.ndarray, targets: np.ndarray, speakers: list[str], segments: list[Segment]
+    ) -> DiarizationItem:
+        name = "silence" if cut is None else str(cut.id)
+        return DiarizationItem(torch.from_numpy(sound), torch.from_numpy(targets), name)
 
 
 def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
@@ -128,7 +163,7 @@ def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
         except ManifestError as error:
             unlabelled = error
             continue
-        inside = _clipped(found, track.cut.duration)
+        inside = clipped(found, track.cut.duration)
         segments += [Segment(s.start + track.offset, s.end + track.offset, s.speaker) for s in inside]
     if unlabelled is not None and not segments:
         raise unlabelled
@@ -138,11 +173,8 @@ def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
 def _track_segments(cut: Any, labels: LabelReader) -> list[Segment]:
     rttm = (cut.custom or {}).get("rttm_filepath")
     if rttm:
-        names = [str(name) for name in ((cut.custom or {}).get("uniq_id"), cut.recording_id, cut.id) if name]
-        sources = [str(source.source) for source in cut.recording.sources] if cut.has_recording else []
-        names += [Path(name).stem for name in (*sources, *names)]
-        found = labels.rttm(_resolve(Path(rttm), sources), names)
-        pace = _pace(cut)
+        found = labels.rttm(resolve_path(cut, rttm), recording_names(cut))
+        pace = speed_factor(cut)
         return [Segment(s.start / pace - cut.start, s.end / pace - cut.start, s.speaker) for s in found]
     if any(supervision.speaker is None for supervision in cut.supervisions) or not cut.supervisions:
         raise ManifestError(
@@ -151,8 +183,22 @@ def _track_segments(cut: Any, labels: LabelReader) -> list[Segment]:
     return [Segment(s.start, s.end, str(s.speaker)) for s in cut.supervisions]
 
 
-def _pace(cut: Any) -> float:
-    """How much faster than its RTTM file the cut runs: a change of speed moves lhotse's times, not the file's."""
+def recording_names(cut: Any) -> list[str]:
+    """Names under which a label file may know the recording of a cut, the likeliest first."""
+    names = [str(name) for name in ((cut.custom or {}).get("uniq_id"), cut.recording_id, cut.id) if name]
+    return names + [Path(name).stem for name in (*_audio_files(cut), *names)]
+
+
+def resolve_path(cut: Any, path: str) -> Path:
+    """Find a label file of a cut: a relative path that is not there from here is meant from the audio's folder."""
+    audio = _audio_files(cut)
+    if not Path(path).is_absolute() and not Path(path).exists() and audio:
+        return Path(audio[0]).parent / path
+    return Path(path)
+
+
+def speed_factor(cut: Any) -> float:
+    """How much faster than its label file the cut runs: a change of speed moves lhotse's times, not the file's."""
     factor = 1.0
     for transform in (cut.recording.transforms or []) if cut.has_recording else []:
         given = transform if isinstance(transform, dict) else transform.to_dict()
@@ -161,12 +207,10 @@ def _pace(cut: Any) -> float:
     return factor
 
 
-def _clipped(segments: Iterable[Segment], seconds: float) -> list[Segment]:
+def clipped(segments: Iterable[Segment], seconds: float) -> list[Segment]:
+    """The parts of segments within the first `seconds`."""
     return [s._replace(start=max(s.start, 0.0), end=min(s.end, seconds)) for s in segments if s.end > 0.0]
 
 
-def _resolve(path: Path, audio: list[str]) -> Path:
-    """A relative path that is not there from here is meant from the folder of the audio."""
-    if not path.is_absolute() and not path.exists() and audio:
-        return Path(audio[0]).parent / path
-    return path
+def _audio_files(cut: Any) -> list[str]:
+    return [str(source.source) for source in cut.recording.sources] if cut.has_recording else []

@@ -36,6 +36,7 @@ __all__ = [
 TRANSCRIPT = "words"
 """Field of the transcript."""
 _SLACK_SECONDS = 0.5
+_PAUSE_SECONDS = 1.0
 _CTM_SPEAKER = 7
 
 
@@ -53,6 +54,13 @@ class SpokenUtterance(NamedTuple):
     """Text by field; empty or absent where nothing is written down."""
     times: tuple[tuple[float, float], ...] | None = None
     """Start and end of each word of the transcript; None where they are not known."""
+
+
+class _TimedWord(NamedTuple):
+    start: float
+    end: float
+    speaker: str
+    text: str
 
 
 def utterance_segments(utterances: Iterable[SpokenUtterance]) -> list[Segment]:
@@ -168,7 +176,7 @@ def seglst_utterances(
 
 
 def read_ctm(path: str | Path) -> dict[str, list[SpokenUtterance]]:
-    """Read the words of a CTM file, each as an utterance of its own, by recording.
+    """Read the words of a CTM file by recording; a speaker's words are one utterance until a pause of over a second.
 
     A line is ``recording channel start duration word [confidence [type [speaker]]]``, as NIST and NeMo write it; here
     the speaker is required. Blank lines and comments (``;;``) are skipped, and so is all whose type is not a word
@@ -185,7 +193,7 @@ def read_ctm(path: str | Path) -> dict[str, list[SpokenUtterance]]:
         raise WordsError(f"{path}: there is no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise WordsError(f"{path}: cannot be read as text: {error}") from error
-    found: dict[str, list[SpokenUtterance]] = {}
+    found: dict[str, list[_TimedWord]] = {}
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields or fields[0].startswith(";;"):
@@ -196,7 +204,7 @@ def read_ctm(path: str | Path) -> dict[str, list[SpokenUtterance]]:
             raise WordsError(f"{path}:{number}: {error}") from error
         if word is not None:
             found.setdefault(fields[0], []).append(word)
-    return found
+    return {name: _joined(words) for name, words in found.items()}
 
 
 def check_inside(utterances: Iterable[SpokenUtterance], seconds: float, source: str | Path) -> None:
@@ -263,7 +271,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _ctm_word(fields: list[str]) -> SpokenUtterance | None:
+def _ctm_word(fields: list[str]) -> _TimedWord | None:
     if len(fields) < 5:
         raise ValueError(f"a line of a CTM file must have 5 fields or more, but has {len(fields)}.")
     start, duration = _seconds("start", fields[2]), _seconds("duration", fields[3])
@@ -276,7 +284,28 @@ def _ctm_word(fields: list[str]) -> SpokenUtterance | None:
             f"the word {fields[4]!r} has no speaker. A line is `recording channel start duration word confidence type "
             "speaker`: write the speaker of the RTTM file as its eighth field."
         )
-    return SpokenUtterance(start, round(start + duration, 8), speaker, {TRANSCRIPT: fields[4]})
+    return _TimedWord(start, round(start + duration, 8), speaker, fields[4])
+
+
+def _joined(words: Iterable[_TimedWord]) -> list[SpokenUtterance]:
+    groups: list[list[_TimedWord]] = []
+    latest: dict[str, list[_TimedWord]] = {}
+    for word in sorted(words, key=lambda word: word.start):
+        group = latest.get(word.speaker)
+        if group is None or word.start - group[-1].end > _PAUSE_SECONDS:
+            group = latest[word.speaker] = []
+            groups.append(group)
+        group.append(word)
+    return [
+        SpokenUtterance(
+            group[0].start,
+            max(word.end for word in group),
+            group[0].speaker,
+            {TRANSCRIPT: " ".join(word.text for word in group)},
+            tuple((word.start, word.end) for word in group),
+        )
+        for group in groups
+    ]
 
 
 def _seconds(name: str, text: str) -> float:

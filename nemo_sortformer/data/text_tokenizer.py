@@ -12,6 +12,7 @@ from nemo_sortformer.data.manifest import ManifestError, read_manifest
 from nemo_sortformer.data.seglst import seglst_records
 from nemo_sortformer.data.speaker_tokenizer import check_text
 from nemo_sortformer.data.spoken_words import TRANSCRIPT, read_ctm
+from nemo_sortformer.data.word_reader import entry_texts, words_file
 
 __all__ = ["manifest_texts", "train_text_tokenizer"]
 
@@ -40,15 +41,14 @@ def manifest_texts(
             continue
         if sources and entry.extra.get("source") not in sources:
             continue
-        words = entry.extra.get("words_filepath")
-        file = entry.audio_filepath.parent / words if words else entry.seglst_filepath
+        words = words_file(entry)
+        file = words or entry.seglst_filepath
         if file is None:
-            text = entry.text if field == TRANSCRIPT else entry.extra.get(field)
-            texts.append(str(text or ""))
+            texts.append(entry_texts(entry, [field])[field])
         elif file not in read:
             read.add(file)
             if words:
-                texts += [word.texts[TRANSCRIPT] for found in read_ctm(file).values() for word in found]
+                texts += [one.texts.get(field, "") for found in read_ctm(file).values() for one in found]
             else:
                 texts += [str(record.get(field) or "") for record in seglst_records(file)]
     return [text for text in texts if text.strip()]

@@ -143,7 +143,7 @@ def test_too_many_bad_files_end_the_run_and_are_named(tmp_path):
 
 
 def test_faults_of_the_program_are_never_survived(tmp_path, monkeypatch):
-    monkeypatch.setattr("nemo_sortformer.data.dataset.frame_targets", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("nemo_sortformer.data.dataset.named_targets", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         DiarizationDataset(make(tmp_path), num_slots=4, max_failed_share=1.0)[0]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from nemo_sortformer.data.audio import read_audio
 from nemo_sortformer.data.manifest import ManifestEntry, read_manifest
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, Recording, UtterancePool
+from nemo_sortformer.data.word_reader import entry_speech
 
 
 def pool_from_manifest(
@@ -67,18 +68,9 @@ def choose_entries(
     return chosen
 
 
-def speech_bounds(entry: ManifestEntry) -> tuple[float, float | None]:
-    """First and last second of the speech in the file; None: to the end of the file."""
-    start, end = entry.extra.get("speech_start"), entry.extra.get("speech_end")
-    first = entry.offset if start is None else float(start)
-    if end is not None:
-        return first, float(end)
-    return first, None if entry.duration is None else first + entry.duration
-
-
 def _recordings(path: Path, entries: list[ManifestEntry]) -> Iterator[Recording]:
     for entry in entries:
-        offset, end = speech_bounds(entry)
+        offset, end = entry_speech(entry)
         duration = None if end is None else end - offset
         if duration is not None and duration < 2 / 100:
             continue

@@ -13,13 +13,14 @@ from nemo_sortformer.config.utterances import UtteranceMixingConfig
 from nemo_sortformer.data.audio import audio_info, read_audio
 from nemo_sortformer.data.manifest import ManifestEntry
 from nemo_sortformer.data.mixing.conversation import SYNTHETIC
-from nemo_sortformer.data.mixing.manifest_pool import choose_entries, speech_bounds
+from nemo_sortformer.data.mixing.manifest_pool import choose_entries
 from nemo_sortformer.data.mixing.pool import SAMPLE_RATE, PoolError, Recording, UtterancePool
 from nemo_sortformer.data.mixing.synthetic import TIMBRES
 from nemo_sortformer.data.spoken_words import TRANSCRIPT
 from nemo_sortformer.data.synthesis import SpeechSynthesizer
+from nemo_sortformer.data.word_reader import entry_speech, entry_texts
 
-__all__ = ["build_spoken_pool", "entry_texts", "say_letters", "synthetic_recordings"]
+__all__ = ["build_spoken_pool", "say_letters", "synthetic_recordings"]
 
 _SPELLING_LETTERS = 10
 _LETTER_A = "eigh"  # read as the letter; `a` between other words is read as the article
@@ -72,21 +73,6 @@ def build_spoken_pool(config: UtteranceMixingConfig, fields: Sequence[str] = (TR
     return UtterancePool(recordings, min_seconds=config.min_utterance_seconds)
 
 
-def entry_texts(entry: ManifestEntry, fields: Sequence[str]) -> dict[str, str]:
-    """The texts of a manifest line by field: `words` is its `text`, any other stands under its own name.
-
-    Raises:
-        PoolError: a text is no text.
-    """
-    texts = {}
-    for field in fields:
-        value = entry.text if field == TRANSCRIPT else entry.extra.get(field)
-        if value is not None and not isinstance(value, str):
-            raise PoolError(f"{entry.source}: `{field}` must be a text in quotes, but is {value!r}.")
-        texts[field] = " ".join((value or "").split())
-    return texts
-
-
 def synthetic_recordings(config: UtteranceMixingConfig, texts: Sequence[str], *, seed: int = 0) -> Iterator[Recording]:
     """Let synthetic speakers say texts, and the same words in random order.
 
@@ -126,7 +112,7 @@ def _recorded(
     written: list[tuple[ManifestEntry, dict[str, str]]], config: UtteranceMixingConfig
 ) -> Iterator[Recording]:
     for entry, texts in written:
-        start, end = speech_bounds(entry)
+        start, end = entry_speech(entry)
         file_end = audio_info(entry.audio_filepath).seconds
         first, last = start, min(file_end if end is None else end, file_end)
         if not config.min_utterance_seconds <= last - first <= config.max_utterance_seconds:
