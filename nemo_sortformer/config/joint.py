@@ -55,9 +55,10 @@ class SpeakerKernelConfig:
 class TextHeadConfig:
     """One text: what is written, in which tokens, and by which decoder."""
 
-    kind: Literal["aed", "ctc", "ctc_streams"]
+    kind: Literal["aed", "ctc", "rnnt", "ctc_streams"]
     """``aed``: NeMo's Transformer decoder, all speakers in one text with speaker tags. ``ctc``: the same text, a
-    token or none per frame. ``ctc_streams``: one text per speaker slot, without tags."""
+    token or none per frame. ``rnnt``: the same text by NeMo's transducer. ``ctc_streams``: one text per speaker slot,
+    without tags."""
     tokenizer: dict[str, Any]
     """NeMo's keys: `type` (``bpe``, ``wpe``, ``agg``), `dir` or `model_path`, `langs`, `custom_tokenizer`; and
     `language`, which of the languages of an aggregate tokenizer the text is in."""
@@ -70,7 +71,7 @@ class TextHeadConfig:
     reads: Literal["states", "acoustic"] | None = None
     """What it reads, where that is not the `reads` of the model."""
     decoder: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Sizes of the decoder: keys of `AttentionTextHead`, `CtcTextHead` or `StreamTextHead`."""
+    """Sizes of the decoder: keys of `AttentionTextHead`, `CtcTextHead`, `TransducerTextHead` or `StreamTextHead`."""
     max_tokens_per_second: float = 12.0
     """Bound on what ``aed`` writes."""
     label_smoothing: float = 0.0

@@ -97,3 +97,41 @@ def ctc_loss(logits: Tensor, labels: Tensor, label_lengths: Tensor, input_length
     )
     total = torch.where(fits, each, 0.0).sum()
     return total / torch.where(fits, label_lengths.clamp(min=1), 0).sum().clamp(min=1)
+
+
+def transducer_loss(logits: Tensor, labels: Tensor, label_lengths: Tensor, input_lengths: Tensor) -> Tensor:
+    """Recurrent neural network transducer; the last token of the vocabulary is the blank.
+
+    Frame by frame, over all numbers of tokens at once: what NeMo's loss does for one place after another on a CPU,
+    where this one is many times as fast.
+
+    Args:
+        logits: scores before the softmax at each frame and behind each number of tokens, shape (batch, frames,
+            tokens + 1, tokens and blank); log-probabilities are as good.
+        labels: shape (batch, tokens), none of them the blank; past each length they may be anything.
+        label_lengths: valid tokens per recording, shape (batch,).
+        input_lengths: valid frames per recording, shape (batch,), each 1 or more.
+
+    Returns:
+        The sum over recordings by the number of tokens, in which an empty label counts as one: a float32 scalar, in
+        nats.
+
+    Source: Graves 2012 (arXiv:1211.3711), equations 16 to 18. Along the tokens the recursion is a running sum of
+        exponentials, with the probabilities of the tokens divided out.
+    """
+    valid = lengths_to_mask(input_lengths, logits.shape[1])[:, :, None, None]
+    log_probs = torch.where(valid, logits.float(), 0.0).log_softmax(dim=-1)
+    labels = torch.where(lengths_to_mask(label_lengths, labels.shape[1]), labels, 0)
+    blanks_BTU = log_probs[..., -1].double()
+    index = labels[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
+    tokens_BTU = log_probs[:, :, :-1].gather(3, index)[..., 0].double()
+    written_BTU = F.pad(tokens_BTU, (1, 0)).cumsum(dim=2)
+    row_BU = written_BTU[:, 0]
+    rows = [row_BU]
+    for t in range(1, logits.shape[1]):
+        row_BU = written_BTU[:, t] + torch.logcumsumexp(row_BU + blanks_BTU[:, t - 1] - written_BTU[:, t], dim=1)
+        rows.append(row_BU)
+    ends_BTU = torch.stack(rows, dim=1) + blanks_BTU
+    batch = torch.arange(len(logits), device=logits.device)
+    total = -ends_BTU[batch, input_lengths - 1, label_lengths].sum()
+    return (total / label_lengths.clamp(min=1).sum().clamp(min=1)).float()

@@ -11,9 +11,9 @@ from nemo.core.classes import Loss
 from torch import Tensor
 
 from nemo_sortformer.functional.losses import sorted_label_cross_entropy
-from nemo_sortformer.functional.token_losses import ctc_count, ctc_fits, ctc_loss, token_cross_entropy
+from nemo_sortformer.functional.token_losses import ctc_count, ctc_fits, ctc_loss, token_cross_entropy, transducer_loss
 
-Kind = Literal["binary", "categorical", "ctc"]
+Kind = Literal["binary", "categorical", "ctc", "transducer"]
 
 
 class HeadLabels(NamedTuple):
@@ -21,15 +21,16 @@ class HeadLabels(NamedTuple):
 
     kind: Kind
     """``binary``: frames by speaker slots, each active or not. ``categorical``: one token per position. ``ctc``: one
-    token or none per frame, in the order of the labels."""
+    token or none per frame, in the order of the labels. ``transducer``: any number of tokens per frame."""
     logits: Tensor
-    """Scores: (batch, frames, slots), (batch, tokens, vocabulary), or (batch, frames, vocabulary, the blank last)."""
+    """Scores: (batch, frames, slots), (batch, tokens, vocabulary), or (batch, frames, vocabulary), the blank last; of
+    a transducer (batch, frames, tokens + 1, vocabulary)."""
     labels: Tensor
     """Activity (batch, frames, slots), or numbers of tokens (batch, tokens)."""
     lengths: Tensor
     """Valid frames or tokens of the labels, shape (batch,)."""
     input_lengths: Tensor | None = None
-    """Valid frames of the scores, shape (batch,); for ``ctc``."""
+    """Valid frames of the scores, shape (batch,); for ``ctc`` and ``transducer``."""
     label_smoothing: float = 0.0
     """For ``categorical``."""
     pos_weight: float | Tensor | None = None
@@ -75,13 +76,16 @@ def head_loss(head: HeadLabels) -> Tensor:
         return sorted_label_cross_entropy(head.logits, head.labels, head.lengths, pos_weight=head.pos_weight)
     if head.kind == "categorical":
         return token_cross_entropy(head.logits, head.labels, head.lengths, label_smoothing=head.label_smoothing)
-    return ctc_loss(head.logits, head.labels, head.lengths, _input_lengths(head))
+    loss = ctc_loss if head.kind == "ctc" else transducer_loss
+    return loss(head.logits, head.labels, head.lengths, _input_lengths(head))
 
 
 def head_count(head: HeadLabels) -> Tensor:
     """Over how many frames or tokens :func:`head_loss` is a mean, a scalar."""
-    if head.kind != "ctc":
+    if head.kind in ("binary", "categorical"):
         return head.lengths.sum()
+    if head.kind == "transducer":
+        return head.lengths.clamp(min=1).sum()
     return ctc_count(head.labels, head.lengths, _input_lengths(head))
 
 
@@ -94,5 +98,5 @@ def left_out(head: HeadLabels) -> Tensor | None:
 
 def _input_lengths(head: HeadLabels) -> Tensor:
     if head.input_lengths is None:
-        raise ValueError("A head of the kind `ctc` needs `input_lengths`, the valid frames of its scores.")
+        raise ValueError(f"A head of the kind `{head.kind}` needs `input_lengths`, the valid frames of its scores.")
     return head.input_lengths

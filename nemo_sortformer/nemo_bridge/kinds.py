@@ -11,6 +11,7 @@ _KINDS = (
     ("SortformerEncLabelModel", "Sortformer diarizer"),
     ("SortformerDiarizer", "Sortformer diarizer"),
     ("SortformerLabeler", "Sortformer labeler"),
+    ("SortformerJointASR", "Sortformer diarizer with text heads"),
     ("Hybrid", "hybrid {transducer} and CTC speech recognizer"),
     ("EncDecMultiTaskModel", "attention (AED, Canary) speech recognizer"),
     ("EncDecTransfModelBPE", "attention (AED) speech recognizer"),

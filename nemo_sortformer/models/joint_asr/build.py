@@ -21,8 +21,14 @@ from nemo_sortformer.models.shared.settings import without_nemo_keys
 from nemo_sortformer.modules.attention_text_head import AttentionTextHead
 from nemo_sortformer.modules.ctc_text_head import CtcTextHead, StreamTextHead
 from nemo_sortformer.modules.speaker_kernel import SpeakerKernel
+from nemo_sortformer.modules.transducer_text_head import TransducerTextHead
 
-_CLASSES: dict[str, type[nn.Module]] = {"aed": AttentionTextHead, "ctc": CtcTextHead, "ctc_streams": StreamTextHead}
+_CLASSES: dict[str, type[nn.Module]] = {
+    "aed": AttentionTextHead,
+    "ctc": CtcTextHead,
+    "rnnt": TransducerTextHead,
+    "ctc_streams": StreamTextHead,
+}
 _GIVEN = ("self", "input_size", "vocab_size", "num_tokens", "bos_id", "eos_id", "pad_id")
 """Arguments of the heads that follow from the model and the tokenizer."""
 

@@ -52,9 +52,11 @@ def decode_words(model: SortformerJointASR, name: str, output: JointOutput, labe
         ]
     frame_seconds = model.frame_seconds / head.upsample
     num_slots = labels.shape[2] if config.kind == "ctc_streams" else 1
-    logits = _frame_scores(model, name, output, labels)
-    lengths = (output.lengths * head.upsample).repeat_interleave(num_slots)
-    rows_of_tokens = collapse(logits, lengths)
+    if config.kind == "rnnt":
+        rows_of_tokens = head.generate(model.text_input(name, output, labels), output.lengths)
+    else:
+        lengths = (output.lengths * head.upsample).repeat_interleave(num_slots)
+        rows_of_tokens = collapse(_frame_scores(model, name, output, labels), lengths)
     allowed = active.tolist()
     result: list[list[SpokenWord]] = []
     for first in range(0, len(rows_of_tokens), num_slots):

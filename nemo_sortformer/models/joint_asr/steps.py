@@ -93,6 +93,9 @@ class JointSteps(DiarizerSteps):
         frames = output.lengths * head.upsample
         if config.kind == "ctc":
             return HeadLabels("ctc", head(states=states), text.tokens, text.lengths, frames)
+        if config.kind == "rnnt":
+            logits = head(states, text.tokens, text.lengths)
+            return HeadLabels("transducer", logits, text.tokens, text.lengths, frames)
         logits = head(states=states, mask=output.mask, labels=labels)
         frames = frames.repeat_interleave(logits.shape[1])
         return HeadLabels(
