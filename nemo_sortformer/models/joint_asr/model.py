@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes.common import PretrainedModelInfo
@@ -21,6 +23,9 @@ from nemo_sortformer.models.joint_asr.output import JointOutput
 from nemo_sortformer.models.joint_asr.steps import JointSteps
 from nemo_sortformer.models.joint_asr.tokenizer_files import build_tokenizer
 from nemo_sortformer.modules.padding import clear_padding
+
+if TYPE_CHECKING:
+    from nemo_sortformer.inference.transcript import Transcript
 
 
 class SortformerJointASR(JointSteps, SortformerDiarizer):
@@ -124,10 +129,27 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         if name not in self.text_heads:
             raise ConfigError(f"`head` must be one of {', '.join(self.text_heads)}, but is {name!r}.")
         output = self.encode(audio_signal, audio_signal_length)
-        who = output.probs if labels is None else labels[:, : output.logits.shape[1]] * output.mask[:, :, None]
+        who = output.probs if labels is None else _fitted(labels, output) * output.mask[:, :, None]
         return output, decode.decode_words(self, name, output, who)
+
+    def transcribe_sessions(self, audio: Any, **options: Any) -> list[Transcript]:
+        """Say who said what, when; see :func:`nemo_sortformer.inference.transcribe_joint.transcribe_sessions`.
+
+        Args:
+            audio: a file, a folder, a manifest, samples, or a list of these.
+            options: `sample_rate` (of samples), `diarizations`, `head`, `batch_size`, `max_seconds`, and others.
+        """
+        from nemo_sortformer.inference.transcribe_joint import transcribe_sessions  # here, as inference stands above
+
+        return transcribe_sessions(self, audio, **options)
 
     @classmethod
     def list_available_models(cls) -> list[PretrainedModelInfo]:
         """None is published."""
         return []
+
+
+def _fitted(labels: Tensor, output: JointOutput) -> Tensor:
+    """Labels with as many frames as the model's output: the front end may give one more or less."""
+    missing = output.logits.shape[1] - labels.shape[1]
+    return torch.nn.functional.pad(labels, (0, 0, 0, missing))  # a negative number cuts
