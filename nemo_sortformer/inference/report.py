@@ -52,6 +52,7 @@ def plot_timeline(
     title: str | None = None,
     time_text: Callable[[float], str] | None = None,
     nobody: str = "nobody speaks",
+    line_seconds: float | None = None,
 ) -> Figure:
     """Draw who spoke when, and where that is wrong.
 
@@ -62,9 +63,11 @@ def plot_timeline(
         title: first line of the picture, instead of the recording's name.
         time_text: how a time is written; None is :func:`clock`.
         nobody: what stands where there is neither a truth nor an answer.
+        line_seconds: length of a line; None chooses it by the length of the recording.
 
     Returns:
-        The figure. Speakers of truth and answer have one colour where the best mapping matches them.
+        The figure, one pair of axes per line. Speakers of truth and answer have one colour where the best mapping
+        matches them.
 
     Raises:
         ValueError: `path` has a suffix that matplotlib cannot write.
@@ -74,7 +77,7 @@ def plot_timeline(
 
     time_text = time_text or clock
     start, end = _extent(diarization, reference)
-    line_seconds = _line_seconds(end - start)
+    line_seconds = line_seconds or _line_seconds(end - start)
     num_lines = max(1, math.ceil((end - start) / line_seconds - 1e-6))
     truth = None if reference is None else _clip(reference, start, end)
     truth_rows, answer_rows = _rows(diarization, truth)

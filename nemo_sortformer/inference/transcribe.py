@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nemo_sortformer.inference.sources import AudioSource
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
+Asked = tuple[Stretch, list[Segment], str | None]
+"""A stretch, the segments that are heard in it, and its speaker where it is of one alone."""
 PIECES_AT_ONCE = 32
 """Pieces of audio in memory, at least; a multiple of the batch above that."""
 
@@ -174,9 +176,7 @@ def load_pair(asr: Any, diarizer: Any = None, *, device: str | None = None) -> M
         asr = load_asr(asr, device=device)
     if hasattr(asr, "transcribe_sessions"):
         if diarizer is not None:
-            raise ConfigError(
-                "`diarizer` must be left out: `asr` is a joint model, which says who speaks when."
-            )
+            raise ConfigError("`diarizer` must be left out: `asr` is a joint model, which says who speaks when.")
         return Models(asr, asr)
     check_asr(asr)
     if diarizer is None or isinstance(diarizer, (str, Path)):
@@ -225,7 +225,7 @@ def transcribe_recording(
     """
     options = options or TranscribeOptions()
     if options.overlap == "masked":
-        asked = [
+        asked: list[Asked] = [
             (stretch, [s for s in diarization.segments if s.speaker == name], name)
             for name in diarization.speakers
             for stretch in _stretches(diarization, options.max_seconds, speaker=name)
@@ -250,21 +250,36 @@ def _words_of(
     asr: Any,
     audio: np.ndarray | LongAudio,
     diarization: Diarization,
-    asked: Sequence[tuple[Stretch, list[Segment], str | None]],
+    asked: Sequence[Asked],
     options: TranscribeOptions,
 ) -> list[TranscribedWord]:
-    """The words of some stretches; where a stretch is of one speaker, they are that speaker's."""
+    """The words of some stretches of a recording."""
     rate = asr_sample_rate(asr)
     pieces = []
     for stretch, segments, speaker in asked:
         first, last = (round((time - diarization.offset) * rate) for time in stretch)
         piece = np.asarray(audio[max(first, 0) : max(last, 0)], dtype=np.float32)
-        pieces.append(piece if speaker is None else masked(piece, segments, start=stretch.start, sample_rate=rate))
+        if speaker is not None:
+            piece = masked(piece, segments, start=stretch.start, sample_rate=rate)
+        pieces.append(piece)
+    return words_of_stretches(asr, pieces, diarization, asked, options)
+
+
+def words_of_stretches(
+    asr: Any,
+    pieces: Sequence[np.ndarray],
+    diarization: Diarization,
+    asked: Sequence[Asked],
+    options: TranscribeOptions,
+) -> list[TranscribedWord]:
+    """The words of some stretches, whose audio is given; those of a stretch of one speaker are that speaker's."""
     heard = recognize(asr, pieces, batch_size=options.batch_size, options=options.asr_options)
     words: list[TranscribedWord] = []
     for (stretch, segments, speaker), one in zip(asked, heard, strict=True):
+        sure: list[float | None]
         if one.words is None:
-            placed, sure = spread_over_speech(one.text, stretch, segments), None
+            placed = spread_over_speech(one.text, stretch, segments)
+            sure = [None] * len(placed)
         else:
             placed = [(word.text, stretch.start + word.start, stretch.start + word.end) for word in one.words]
             sure = [word.confidence for word in one.words]
@@ -272,8 +287,7 @@ def _words_of(
             words += assign_speakers(placed, diarization, confidences=sure)
         else:
             words += [
-                TranscribedWord(*word, speaker, confidence)
-                for word, confidence in zip(placed, sure or [None] * len(placed), strict=True)
+                TranscribedWord(*word, speaker, confidence) for word, confidence in zip(placed, sure, strict=True)
             ]
     return words
 
