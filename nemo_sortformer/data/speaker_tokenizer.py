@@ -77,11 +77,11 @@ class SpeakerTokenizer:
         self.bos_id = self._special("bos_id")
         self.eos_id = self._special("eos_id")
         self.pad_id = self._special("pad_id")
-        self.unk_id = _own_id(tokenizer, "unk_id")
-        self._silent = self._specials | set(getattr(tokenizer, "special_tokens", {}).values() if self._canary else ())
-        if self.unk_id is not None:
-            self._silent.add(self.unk_id)
-        reserved = {str(pieces[index]) for index in self._silent if index < len(pieces)} - {"", "<unk>", "[UNK]"}
+        self._unknown = _unknown_ids(tokenizer)
+        self._silent = self._specials | self._unknown
+        if isinstance(getattr(tokenizer, "special_tokens", None), dict):  # the prompt of Canary
+            self._silent |= set(tokenizer.special_tokens.values())
+        reserved = {str(pieces[index]) for index in self._silent if index < len(pieces)}
         self._reserved = sorted(piece for piece in reserved if piece.startswith("<|"))
 
     @property
@@ -151,17 +151,6 @@ class SpeakerTokenizer:
         """How many tokens stand for text that the tokenizer does not know."""
         return sum(index in self._unknown for index in ids)
 
-    @property
-    def _canary(self) -> bool:
-        return isinstance(getattr(self.tokenizer, "special_tokens", None), dict)
-
-    @property
-    def _unknown(self) -> set[int]:
-        if self.language is None:
-            return set() if self.unk_id is None else {self.unk_id}
-        own = _own_id(self.tokenizer.tokenizers_dict[self.language], "unk_id")
-        return set() if own is None else {own + self.tokenizer.token_id_offset[self.language]}
-
     def _aggregate_ids(self, text: str) -> list[int]:
         return list(self.tokenizer.text_to_ids(text, self.language))
 
@@ -181,6 +170,16 @@ def _own_id(tokenizer: Any, name: str) -> int | None:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         return None
     return int(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _unknown_ids(tokenizer: Any) -> set[int]:
+    """The numbers that stand for unknown text; each part of an aggregate tokenizer has one."""
+    parts = getattr(tokenizer, "tokenizers_dict", None)
+    if parts is None:
+        own = _own_id(tokenizer, "unk_id")
+        return set() if own is None else {own}
+    shifts = tokenizer.token_id_offset
+    return {shifts[name] + unknown for name, part in parts.items() for unknown in _unknown_ids(part)}
 
 
 def _language(tokenizer: Any, language: str | None) -> str | None:

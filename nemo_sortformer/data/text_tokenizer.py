@@ -116,8 +116,8 @@ def train_text_tokenizer(
     table = "".join(f"{piece}\t{score:g}\n" for piece, score in zip(pieces, scores, strict=True))
     (folder / "tokenizer.vocab").write_text(table, encoding="utf-8")
     # NeMo's list leaves out the unknown token, and marks what continues a word.
-    listed = [piece[1:] if piece.startswith("\u2581") else f"##{piece}" for piece in pieces[1:]]
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in listed if piece), encoding="utf-8")
+    listed = [piece.removeprefix("\u2581") or piece if piece[0] == "\u2581" else f"##{piece}" for piece in pieces[1:]]
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in listed), encoding="utf-8")
     return folder
 
 
