@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 from nemo.core.classes.common import PretrainedModelInfo
-from nemo.utils import model_utils
+from nemo.utils import logging, model_utils
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -18,10 +18,11 @@ from nemo_sortformer.functional.serialized import SpokenWord
 from nemo_sortformer.losses.sorted_label_cross_entropy import SortedLabelCrossEntropy
 from nemo_sortformer.models.diarizer.build import is_nemo_config
 from nemo_sortformer.models.diarizer.model import SortformerDiarizer
-from nemo_sortformer.models.joint_asr import build, decode
+from nemo_sortformer.models.joint_asr import build, decode, halves
+from nemo_sortformer.models.joint_asr.nemo_decoders import init_text_head
 from nemo_sortformer.models.joint_asr.output import JointOutput
 from nemo_sortformer.models.joint_asr.steps import JointSteps
-from nemo_sortformer.models.joint_asr.tokenizer_files import build_tokenizer
+from nemo_sortformer.models.joint_asr.tokenizer_files import build_tokenizer, kept_tokenizers
 from nemo_sortformer.modules.padding import clear_padding
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         self.speaker_kernels = build.build_kernels(config, widths)
         weights = {"sort": config.loss.sort_weight} | {name: head.weight for name, head in config.heads.items()}
         self.head_loss = SortedLabelCrossEntropy(weights)
+        if trainer is not None and not self._is_model_being_restored():
+            for name, head in config.heads.items():
+                if head.init_from:
+                    report = init_text_head(self.text_heads[name], head.kind, self.tokenizers[name], head.init_from)
+                    logging.info(f"`{name}`: {report}")
 
     def _typed_config(self, cfg: DictConfig) -> JointASRConfig:
         return build.typed_config(cfg)
@@ -125,9 +131,7 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         Raises:
             ConfigError: there is no such head.
         """
-        name = head or next(iter(self.config.heads))
-        if name not in self.text_heads:
-            raise ConfigError(f"`head` must be one of {', '.join(self.text_heads)}, but is {name!r}.")
+        name = self._head_name(head)
         output = self.encode(audio_signal, audio_signal_length)
         who = output.probs if labels is None else _fitted(labels, output) * output.mask[:, :, None]
         return output, decode.decode_words(self, name, output, who)
@@ -142,6 +146,34 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         from nemo_sortformer.inference.transcribe_joint import transcribe_sessions  # here, as inference stands above
 
         return transcribe_sessions(self, audio, **options)
+
+    def save_diarizer(self, path: str) -> None:
+        """Write the diarization half to a .nemo file of a `SortformerDiarizer`, which gives the same numbers."""
+        halves.diarizer_half(self).save_to(path)
+
+    def save_nemo_asr(self, path: str, head: str | None = None) -> None:
+        """Write the encoder and one text head to a .nemo file of NeMo's own class, where it has such a model.
+
+        Args:
+            path: of the file.
+            head: which text head, of the kind `ctc` or `rnnt`; the first one where None.
+
+        Raises:
+            ConfigError: NeMo has no class of this architecture; the message says why.
+        """
+        name = self._head_name(head)
+        halves.save_nemo_asr(self, path, name)
+
+    def save_to(self, save_path: str) -> None:
+        """As in NeMo; the file that the model came from may be gone."""
+        with kept_tokenizers(self):
+            super().save_to(save_path)
+
+    def _head_name(self, head: str | None) -> str:
+        name = head or next(iter(self.config.heads))
+        if name not in self.config.heads:
+            raise ConfigError(f"`head` must be one of {', '.join(self.config.heads)}, but is {name!r}.")
+        return name
 
     @classmethod
     def list_available_models(cls) -> list[PretrainedModelInfo]:

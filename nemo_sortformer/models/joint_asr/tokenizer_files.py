@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nemo.collections.common import tokenizers
 from nemo.core.classes import ModelPT
+from nemo.utils.model_utils import ArtifactPathType
 
 from nemo_sortformer.config import ConfigError
 from nemo_sortformer.data.speaker_tokenizer import SpeakerTokenizer
@@ -95,3 +98,25 @@ def _kept_file(model: ModelPT, where: str, cfg: Mapping[str, Any], key: str, nam
             f"`model.{where}`: the tokenizer `{str(path).removeprefix('nemo:')}` is missing from the .nemo file, so "
             f"that no text can be read or written. Put it back, or set `{key}` to its path in the settings."
         ) from error
+
+
+@contextmanager
+def kept_tokenizers(model: Any) -> Iterator[None]:
+    """While a model is saved, have its SentencePiece files where NeMo finds them.
+
+    NeMo copies the files of a restored model out of the .nemo file that it came from, which may be gone by then. The
+    tokenizers hold all that is in those files, so they are written anew.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for key, artifact in (getattr(model, "artifacts", None) or {}).items():
+            _, name, _, *rest = key.split(".")
+            inner = model.tokenizers[name].tokenizer
+            part = inner.tokenizers_dict[rest[1]] if rest[0] == "langs" else inner
+            content = getattr(getattr(part, "tokenizer", None), "serialized_model_proto", None)
+            if content is None or not key.endswith(".model_path"):
+                continue
+            path = Path(folder) / f"{len(os.listdir(folder))}" / "tokenizer.model"
+            path.parent.mkdir()
+            path.write_bytes(content())
+            artifact.path, artifact.path_type = str(path), ArtifactPathType.LOCAL_PATH
+        yield
