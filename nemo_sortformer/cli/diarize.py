@@ -37,7 +37,7 @@ def diarize(
         float | None, typer.Option(help="Who speaks less in all is nobody. Default: the model's own.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16: faster, with slightly other numbers.")
+        str, typer.Option(help="float32; or bfloat16 or int8, which are faster, with slightly other numbers.")
     ] = "float32",
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with long recordings where a stopped run was.")

@@ -29,6 +29,7 @@ from nemo_sortformer.inference.assign import (
 from nemo_sortformer.inference.long_audio import LongAudio
 from nemo_sortformer.inference.model_identity import identify
 from nemo_sortformer.inference.partial_work import PartialWork
+from nemo_sortformer.inference.precision import in_precision
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.sources import AudioSource
 from nemo_sortformer.inference.windows import (
@@ -73,8 +74,8 @@ class RunOptions:
     memory_seconds: float = MEMORY_SECONDS
     """So much of each speaker heard so far is played before each of those windows, so that who is silent in the shared
     seconds is known again; 0 is nothing."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's products. bfloat16 is faster on processors that have it, and does not give the same numbers."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the network's products. bfloat16 and int8 are faster on processors that have them, with other numbers."""
     partial_path: Callable[[AudioSource], Path | None] = nowhere
     """In which file the work done on a long recording is kept, for a run that was stopped to go on; none by default.
     Whoever has the result removes the file."""
@@ -92,8 +93,8 @@ class RunOptions:
                 f"`window_seconds` must be more than twice `context_seconds`, but they are {self.window_seconds} and "
                 f"{self.context_seconds}."
             )
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"`precision` must be float32 or bfloat16, but is {self.precision}.")
+        if self.precision not in ("float32", "bfloat16", "int8"):
+            raise ConfigError(f"`precision` must be float32, bfloat16 or int8, but is {self.precision}.")
         if self.memory_seconds < 0:
             raise ConfigError(f"`memory_seconds` must be 0 or more, but is {self.memory_seconds}.")
         if not self.max_seconds_one_pass > self.overlap_seconds >= 0:
@@ -158,6 +159,8 @@ def _outcomes(
             lengths[i] = source.seconds()
         except (ValueError, OSError, RuntimeError) as error:
             yield i, Failure(source.name, str(error))
+    if options.precision == "int8":
+        model = in_precision(model, "int8")  # once for all
     with evaluating(model):
         for batch, audio in _read_ahead(sources, _batches(lengths, options), rate, options, lengths):
             good: list[int] = []
@@ -230,9 +233,7 @@ def network_outputs(
         options: how.
         source: where a single recording comes from; without it no work is kept, and no progress told.
     """
-    from nemo_sortformer.modules.lean_conformer import use_lean_inference  # here, as it imports NeMo, which is slow
-
-    use_lean_inference(model.encoder)
+    model = in_precision(model, "int8" if options.precision == "int8" else None)
     faster = options.precision == "bfloat16"
     with torch.autocast(model.device.type, torch.bfloat16) if faster else nullcontext():
         if model.config.streaming is not None and options.config.assignment == "heads":

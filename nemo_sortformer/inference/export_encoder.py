@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_sortformer.functional.frames import lengths_to_mask
-from nemo_sortformer.modules import lean_conformer
+from nemo_sortformer.modules import lean_conformer, lean_products
 
 
 class _AnyLengthEncoder(ConformerEncoder):
@@ -99,6 +99,9 @@ _SWAPS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+_LEAN = (lean_conformer.__name__, lean_products.__name__)
+
+
 @contextmanager
 def exportable(model: nn.Module) -> Iterator[None]:
     """Let the parts of a model take ways through the same weights that export; afterwards they are as before.
@@ -108,8 +111,8 @@ def exportable(model: nn.Module) -> Iterator[None]:
     before = {module: type(module) for module in model.modules()}
     try:
         for module, kind in before.items():
-            theirs = kind.__base__ if kind.__module__ == lean_conformer.__name__ else kind
-            module.__class__ = kind if theirs is None else _SWAPS.get(theirs, kind)
+            theirs = kind.__base__ if kind.__module__ in _LEAN else kind
+            module.__class__ = kind if theirs is None else _SWAPS.get(theirs, theirs)
         yield
     finally:
         for module, kind in before.items():

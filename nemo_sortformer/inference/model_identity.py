@@ -39,7 +39,13 @@ class ModelIdentity(NamedTuple):
 
 
 def identify(model: SortformerDiarizer) -> ModelIdentity:
-    """Read a model's identity: two values of each weight, from places that its name decides."""
+    """Read a model's identity: two values of each weight, from places that its name decides.
+
+    A copy whose weights can no longer be compared carries that of its original, as `known_as`.
+    """
+    known = getattr(model, "known_as", None)
+    if known is not None:
+        return known
     values, shapes = [], hashlib.sha256()
     for name, tensor in model.named_parameters():
         shapes.update(f"{name}{tuple(tensor.shape)}".encode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_sortformer.config.inference import InferenceConfig
 from nemo_sortformer.config.streaming import StreamingConfig, streaming_settings
 from nemo_sortformer.inference.model_identity import ModelIdentity, identify
+from nemo_sortformer.inference.precision import Precision, in_precision
 from nemo_sortformer.inference.settings import inference_settings
 from nemo_sortformer.inference.stream_answers import StreamUpdate
 from nemo_sortformer.inference.stream_audio import pieces_of
@@ -27,6 +28,7 @@ def stream(
     *,
     sample_rate: int | None = None,
     latency: Any = None,
+    precision: Precision | None = None,
     override_config: Any = None,
 ) -> Iterator[StreamUpdate]:
     """Say who speaks, chunk by chunk.
@@ -37,6 +39,8 @@ def stream(
             `bytes` of 16-bit PCM in one channel; or the path of an audio file.
         sample_rate: of the pieces, in Hz; by default the model's, and for a file its own.
         latency: ``30.4s``, ``10s``, ``1.04s`` or ``0.32s``, or settings; see :func:`streaming_settings`.
+        precision: ``float32``, ``bfloat16``, ``float16`` or ``int8``, the model's where None; see
+            :func:`~nemo_sortformer.inference.precision.in_precision`.
         override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
 
     Returns:
@@ -47,7 +51,7 @@ def stream(
         AudioError: a piece is of no use.
     """
     pieces, rate = pieces_of(chunks, sample_rate=sample_rate, model_rate=model.config.sample_rate)
-    streamer = Streamer(model, sample_rate=rate, latency=latency, override_config=override_config)
+    streamer = Streamer(model, sample_rate=rate, latency=latency, precision=precision, override_config=override_config)
 
     def updates() -> Iterator[StreamUpdate]:
         for piece in pieces:
@@ -69,6 +73,7 @@ class BatchedStreamer:
         override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
         sample_rate: of the pieces of new streams, in Hz; the model's where None.
         max_batch: most streams run at once.
+        precision: as in :func:`stream`; one that the model has not makes a copy of it.
     """
 
     def __init__(
@@ -79,13 +84,14 @@ class BatchedStreamer:
         override_config: Any = None,
         sample_rate: int | None = None,
         max_batch: int = 64,
+        precision: Precision | None = None,
     ) -> None:
-        self.model = model
+        self.model = in_precision(model, precision)
         self.config: StreamingConfig = streaming_settings(model.config.streaming, latency)
         self.inference: InferenceConfig = inference_settings(model.config.inference, override=override_config)
         self.sample_rate = sample_rate or model.config.sample_rate
         self.max_batch = max_batch
-        self.identity = identify(model)
+        self.identity = identify(self.model)
         self._states: dict[Hashable, StreamState] = {}
 
     @property
@@ -170,6 +176,7 @@ class Streamer:
         sample_rate: of the pieces, in Hz; the model's where None.
         override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
         state: take this stream up where it was left; its settings then hold.
+        precision: as in :func:`stream`; one that the model has not makes a copy of it.
 
     Raises:
         ConfigError: a setting is unknown or wrong, or the model cannot stream.
@@ -184,7 +191,9 @@ class Streamer:
         sample_rate: int | None = None,
         override_config: Any = None,
         state: StreamState | None = None,
+        precision: Precision | None = None,
     ) -> None:
+        model = in_precision(model, precision)
         if state is None:
             config = streaming_settings(model.config.streaming, latency)
             inference = inference_settings(model.config.inference, override=override_config)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nemo_sortformer.functional.attention import relative_attention
 from nemo_sortformer.functional.frames import lengths_to_mask
+from nemo_sortformer.modules.lean_products import lean_now, use_lean_products
 
 CHUNK_FRAMES = 1024
 """Output frames of a layer's feed-forward and convolution modules computed at once."""
@@ -53,14 +54,8 @@ def use_lean_inference(encoder: object) -> object:
         lean = swaps.get(type(module))
         if lean is not None:
             module.__class__ = lean
+    use_lean_products(encoder)
     return encoder
-
-
-def lean_now(module: torch.nn.Module) -> bool:
-    """Whether a module may take the lean way now: evaluation, no gradient, nobody who records the operations."""
-    return not (
-        module.training or torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling()
-    )  # torch.export and the ONNX exporter compile or trace
 
 
 class LeanConformerEncoder(ConformerEncoder):

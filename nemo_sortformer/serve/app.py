@@ -25,6 +25,7 @@ from nemo_sortformer.serve.limits import ServerLimits
 from nemo_sortformer.serve.session import BadRequest, Ending, Session, StreamRequest, close
 
 if TYPE_CHECKING:
+    from nemo_sortformer.inference.precision import Precision
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
 _STOPPED = Ending(1001, "the server stops", orderly=True)
@@ -37,6 +38,7 @@ class LiveServer:
         model: the diarizer; nothing else may use it meanwhile.
         latency: of all streams; see :func:`nemo_sortformer.config.streaming.streaming_settings`.
         override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
+        precision: as in :func:`nemo_sortformer.inference.stream.stream`.
         limits: what one client, and all together, may take.
         allowed_origins: pages of other sites that may use the server, as `https://example.org`; its own page may.
 
@@ -50,12 +52,17 @@ class LiveServer:
         *,
         latency: Any = None,
         override_config: Any = None,
+        precision: Precision | None = None,
         limits: ServerLimits | None = None,
         allowed_origins: Sequence[str] = (),
     ) -> None:
         self.limits = limits or ServerLimits()
         self.hub = StreamHub(
-            model, latency=latency, override_config=override_config, max_batch=self.limits.max_connections
+            model,
+            latency=latency,
+            override_config=override_config,
+            max_batch=self.limits.max_connections,
+            precision=precision,
         )
         self._origins = {origin.rstrip("/").lower() for origin in allowed_origins}
         self._sessions: dict[Session, asyncio.Event] = {}

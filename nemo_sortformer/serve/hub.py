@@ -17,6 +17,7 @@ from nemo_sortformer.inference.stream import BatchedStreamer
 from nemo_sortformer.inference.stream_answers import StreamUpdate
 
 if TYPE_CHECKING:
+    from nemo_sortformer.inference.precision import Precision
     from nemo_sortformer.models.diarizer.model import SortformerDiarizer
 
 
@@ -38,18 +39,28 @@ class StreamHub:
         latency: of all streams; see :func:`nemo_sortformer.config.streaming.streaming_settings`.
         override_config: an `InferenceConfig`, or single keys of it, instead of the model's.
         max_batch: most streams run at once.
+        precision: as in :func:`nemo_sortformer.inference.stream.stream`.
 
     Raises:
         ConfigError: a setting is wrong, or the model cannot stream.
     """
 
     def __init__(
-        self, model: SortformerDiarizer, *, latency: Any = None, override_config: Any = None, max_batch: int = 64
+        self,
+        model: SortformerDiarizer,
+        *,
+        latency: Any = None,
+        override_config: Any = None,
+        max_batch: int = 64,
+        precision: Precision | None = None,
     ) -> None:
-        self._streamer = BatchedStreamer(model, latency=latency, override_config=override_config, max_batch=max_batch)
+        self._streamer = BatchedStreamer(
+            model, latency=latency, override_config=override_config, max_batch=max_batch, precision=precision
+        )
         self._streamer.open("trial")  # what is wrong with the settings is said before the first client comes
         self._streamer.close("trial")
-        self.model, self.config, self.inference = model, self._streamer.config, self._streamer.inference
+        self.model, self.config = self._streamer.model, self._streamer.config
+        self.inference = self._streamer.inference
         self._requests: list[_Request] = []
         self._wake = asyncio.Event()
         self.num_batches = 0

@@ -17,6 +17,7 @@ from nemo_sortformer.inference.stream import Streamer
 from nemo_sortformer.inference.stream_recordings import stream_recordings
 from nemo_sortformer.models.diarizer import SortformerDiarizer
 from nemo_sortformer.models.diarizer.streaming import init_stream, stream_step
+from nemo_sortformer.modules.lean_conformer import LeanConformerEncoder
 
 # cache, queue, period, chunk, right context: NeMo's four presets at a sixth of their length
 PRESETS = {
@@ -113,6 +114,7 @@ def test_probabilities_are_nemos_at_each_preset(streaming_pair, audio, preset):
     assert expected.std() > 0.1
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert bool(init_stream(ours).compressed.any()) is False
+    assert type(ours.encoder) is LeanConformerEncoder, "the numbers are those of the way that streams take"
 
 
 @pytest.mark.parametrize("name, sizes", {"one slot": {"speakers": 1}, "six slots": {"speakers": 6}}.items())

@@ -225,7 +225,8 @@ class SortformerDiarizer(DiarizerSteps, NemoFiles, ModelPT):
 
         Args:
             chunks: pieces of any length, as arrays, tensors or bytes of 16-bit PCM; or the path of an audio file.
-            options: `sample_rate`, `latency` (``30.4s``, ``10s``, ``1.04s``, ``0.32s`` or settings), and others.
+            options: `sample_rate`, `latency` (``30.4s``, ``10s``, ``1.04s``, ``0.32s`` or settings), `precision`
+                (``float32``, ``bfloat16``, ``int8``), and others.
         """
         from nemo_sortformer.inference.stream import stream  # here, as inference stands above models
 
