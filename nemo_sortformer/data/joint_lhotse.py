@@ -19,6 +19,8 @@ from nemo_sortformer.data.word_reader import WordReader
 
 __all__ = ["LhotseJointDataset", "cut_utterances"]
 
+_SLACK_SECONDS = 0.5
+
 
 class LhotseJointDataset(CutDataset[JointItem, JointBatch]):
     """Turns cuts into batches of audio, frame targets and tokens; see :class:`CutDataset`.
@@ -93,17 +95,24 @@ def _track_utterances(cut: Any, reader: WordReader, speakers: Sequence[str]) -> 
                 f"Cut `{cut.id}`: the supervision `{supervision.id}` has a text, but no speaker, and the labels name "
                 f"{len(speakers)}, so nobody knows who says it."
             )
-        times = _word_times(supervision, written.get(TRANSCRIPT, ""))
+        times = _word_times(supervision, written.get(TRANSCRIPT, ""), cut.start)
         utterances.append(SpokenUtterance(supervision.start, supervision.end, str(speaker), written, times))
     return utterances
 
 
-def _word_times(supervision: Any, text: str) -> tuple[tuple[float, float], ...] | None:
-    """Times of a `word` alignment that has the words of the text; another one is not used."""
+def _word_times(supervision: Any, text: str, cut_start: float) -> tuple[tuple[float, float], ...] | None:
+    """Times of a `word` alignment, in seconds from the start of the cut; None where it does not fit the text.
+
+    Cutting a recording moves the times of lhotse's supervisions, but not those of their alignments.
+    """
     items = [item for item in (supervision.alignment or {}).get("word", []) if item.symbol.strip()]
-    if [item.symbol.strip() for item in items] != text.split():
+    if not items or [item.symbol.strip() for item in items] != text.split():
         return None
-    return tuple((float(item.start), float(item.end)) for item in items)
+    for shift in (-cut_start, 0.0):
+        times = tuple((float(item.start) + shift, float(item.end) + shift) for item in items)
+        if times[0][0] >= supervision.start - _SLACK_SECONDS and times[-1][1] <= supervision.end + _SLACK_SECONDS:
+            return times
+    return None
 
 
 def _shifted(one: SpokenUtterance, by: float, factor: float = 1.0) -> SpokenUtterance:

@@ -34,7 +34,7 @@ class LabelReader:
         if entry.rttm_filepath is not None:
             return self.rttm(entry.rttm_filepath, entry.recording_names)
         if entry.seglst_filepath is not None:
-            return self._select(read_seglst, entry.seglst_filepath, entry.recording_names)
+            return self.seglst(entry.seglst_filepath, entry.recording_names)
         raise ManifestError(
             f"{entry.source or entry.audio_filepath}: has neither `rttm_filepath` nor `seglst_filepath`, so nobody "
             f"knows who speaks. An empty RTTM file stands for a recording without speech."
@@ -43,6 +43,10 @@ class LabelReader:
     def rttm(self, path: Path, names: Iterable[str]) -> list[Segment]:
         """The segments of the recording that is called one of `names` in an RTTM file."""
         return self._select(read_rttm, path, names)
+
+    def seglst(self, path: Path, names: Iterable[str]) -> list[Segment]:
+        """The segments of the recording that is called one of `names` in a SegLST file."""
+        return self._select(read_seglst, path, names)
 
     def _select(
         self, read: Callable[[Path], dict[str, list[Segment]]], path: Path, names: Iterable[str]

@@ -38,9 +38,10 @@ BatchT = TypeVar("BatchT")
 class CutDataset(Dataset[BatchT], Generic[ItemT, BatchT]):
     """Turns the cuts that a lhotse sampler chose into a batch; a subclass says what an item and a batch are.
 
-    Labels come from the cut's `rttm_filepath` where it has one, else from its supervisions. Cuts mixed by lhotse are
-    taken too. All channels are averaged. A cut that cannot be read is left out together with its targets, counted and
-    named; a batch of which no cut can be read becomes one second of silence, so that all ranks keep step.
+    Labels come from the cut's `rttm_filepath` or `seglst_filepath` where it has one, else from its supervisions. Cuts
+    mixed by lhotse are taken too. All channels are averaged. A cut that cannot be read is left out together with its
+    targets, counted and named; a batch of which no cut can be read becomes one second of silence, so that all ranks
+    keep step.
 
     Args:
         num_slots: columns of the targets.
@@ -171,14 +172,17 @@ def cut_segments(cut: Cut, labels: LabelReader | None = None) -> list[Segment]:
 
 
 def _track_segments(cut: Any, labels: LabelReader) -> list[Segment]:
-    rttm = (cut.custom or {}).get("rttm_filepath")
-    if rttm:
-        found = labels.rttm(resolve_path(cut, rttm), recording_names(cut))
+    custom = cut.custom or {}
+    rttm, seglst = custom.get("rttm_filepath"), custom.get("seglst_filepath")
+    if rttm or seglst:
+        read = labels.rttm if rttm else labels.seglst
+        found = read(resolve_path(cut, rttm or seglst), recording_names(cut))
         pace = speed_factor(cut)
         return [Segment(s.start / pace - cut.start, s.end / pace - cut.start, s.speaker) for s in found]
     if any(supervision.speaker is None for supervision in cut.supervisions) or not cut.supervisions:
         raise ManifestError(
-            f"Cut `{cut.id}` has no `rttm_filepath`, and its supervisions name no speaker, so nobody knows who speaks."
+            f"Cut `{cut.id}` has neither `rttm_filepath` nor `seglst_filepath`, and its supervisions name no speaker, "
+            "so nobody knows who speaks."
         )
     return [Segment(s.start, s.end, str(s.speaker)) for s in cut.supervisions]
 

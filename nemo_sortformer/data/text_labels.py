@@ -102,7 +102,16 @@ class TextLabeler:
         texts = {}
         for name, tokenizer in self.tokenizers.items():
             try:
-                words, numbers = spoken_words(utterances, self.fields[name], speakers, offset=offset, seconds=seconds)
+                words, numbers = spoken_words(
+                    utterances,
+                    self.fields[name],
+                    speakers,
+                    offset=offset,
+                    seconds=seconds,
+                    known=known,
+                    num_slots=self.num_slots,
+                    drop_others=self.keep_earliest_speakers,
+                )
                 turns = serialize(words, self.levels[name], segments=numbers)
                 streams = [tokenizer.encode_text(text) for text in per_speaker(turns, self.num_slots)]
                 serialized = tokenizer.encode(turns)

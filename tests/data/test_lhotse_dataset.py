@@ -83,7 +83,7 @@ def test_rates_and_channels(tmp_path):
 
 def test_a_cut_that_says_nothing_of_speakers_is_an_error_not_one_speaker(tmp_path):
     nameless = cut(tmp_path, segments=None)
-    with pytest.raises(ManifestError, match="Cut `a` has no `rttm_filepath`"):
+    with pytest.raises(ManifestError, match="Cut `a` has neither `rttm_filepath` nor `seglst_filepath`"):
         cut_segments(nameless)
     nameless.supervisions.append(SupervisionSegment("x", "a", 0.0, 10.0, text="hello"))
     with pytest.raises(ManifestError, match="nobody knows who speaks"):
