@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TINY = 1e-6
+from nemo_sortformer.functional.affinity_columns import MOST_CERTAIN, TINY, Rules, affinity_columns, box
+
+_NEVER = -1e4
+"""A score of "somebody new" of which the sigmoid is zero."""
 
 
 def labels_from_affinities(
@@ -67,47 +70,43 @@ def labels_from_affinities(
     _check(embeddings, speech, num_labels, smooth_frames, seed_frames, refinements)
     dtype = torch.promote_types(embeddings.dtype, torch.float32)
     embeddings, speech = embeddings.to(dtype), speech.to(dtype)
+    never = torch.full_like(speech, -seed_sharpness * seed_threshold)
     if mask is not None:
         embeddings, speech = embeddings.masked_fill(~mask[..., None], 0.0), speech.masked_fill(~mask, 0.0)
-    voices_BTD = F.normalize(_box(embeddings * speech[..., None], smooth_frames, causal=causal), dim=-1, eps=_TINY)
+        never = never.masked_fill(~mask, _NEVER)
+    heard = (embeddings * speech[..., None]).mT
+    voices = F.normalize(box(heard, smooth_frames, causal=causal).mT, dim=-1, eps=TINY).contiguous()
+    scale, margin = (torch.as_tensor(one, dtype=dtype, device=speech.device) for one in (scale, margin))
+    make = _columns_without_the_future if causal else affinity_columns
+    rules = Rules(num_labels, seed_frames, seed_sharpness, refinements)
+    return speech[..., None] * make(voices, speech, never, scale, margin, rules)
 
-    def total(values: Tensor) -> Tensor:
-        return values.cumsum(dim=1) if causal else values.sum(dim=1, keepdim=True)
 
-    def likeness(mean: Tensor, found: Tensor) -> Tensor:
-        cosine = (voices_BTD * F.normalize(mean + _TINY, dim=-1)).sum(dim=-1)
+def _columns_without_the_future(
+    voices: Tensor, speech: Tensor, never: Tensor, scale: Tensor, margin: Tensor, rules: Rules
+) -> Tensor:
+    """As :func:`affinity_columns`, with running means; these are vectors at each frame, so that it costs more."""
+
+    def likeness(weights: Tensor, found: Tensor) -> Tensor:
+        mean = (weights[..., None] * voices).cumsum(dim=1) + TINY
+        cosine = torch.linalg.vecdot(voices, mean) / mean.norm(dim=-1).clamp(min=TINY**2)
         return torch.sigmoid(scale * (cosine - margin)) * found
 
-    heard = _box(speech[..., None], seed_frames, causal=True)[..., 0] if causal else None
+    heard = box(speech[:, None], rules.seed_frames, causal=True)[:, 0] / speech.clamp(min=TINY)
     left, columns = speech, []
-    for _ in range(num_labels):
-        if heard is not None:  # the frames just before an arrival were nobody's when they were heard, and are not asked again
-            unexplained = heard * left / speech.clamp(min=_TINY)
-        else:
-            unexplained = _box(left[..., None], seed_frames, causal=False)[..., 0]
-        start = torch.sigmoid(seed_sharpness * (unexplained - seed_threshold)).clamp(max=1 - 1e-4)
-        if mask is not None:
-            start = start.masked_fill(~mask, 0.0)
-        not_before = F.pad(torch.log1p(-start).cumsum(dim=1), (1, 0))[:, :-1].exp()
-        first = start * not_before
-        found = total(first).clamp(max=1.0)
-        seed = first if causal else _box(first[..., None], seed_frames, causal=False)[..., 0]
-        seed = (seed * left)[..., None] * voices_BTD
-        same = likeness(total(seed), found)
-        for _ in range(refinements):
-            attracted = (same * left)[..., None] * voices_BTD
-            same = likeness(total(attracted + seed if causal else attracted), found)
-        columns.append(speech * same)
-        left = left * (1 - same)
+    for _ in range(rules.num_labels):
+        # the frames just before an arrival were nobody's when they were heard, and are not asked again
+        score = torch.add(never, heard * left, alpha=rules.seed_sharpness).clamp(max=MOST_CERTAIN)
+        refused = F.softplus(score)  # -log(1 - g)
+        so_far = refused.cumsum(dim=1)
+        seed = score.sigmoid() * torch.exp(refused - so_far) * left
+        found = -torch.expm1(-so_far)
+        same = likeness(seed, found)
+        for _ in range(rules.refinements):
+            same = likeness(torch.addcmul(seed, same, left), found)
+        columns.append(same)
+        left = torch.addcmul(left, left, same, value=-1)
     return torch.stack(columns, dim=-1)
-
-
-def _box(values: Tensor, frames: int, *, causal: bool) -> Tensor:
-    """Mean over `frames` frames around each, or that end with each; beyond the ends there are zeros. (B, T, D)."""
-    if frames == 1:
-        return values
-    pad = (frames - 1, 0) if causal else (frames // 2, frames // 2)
-    return F.avg_pool1d(F.pad(values.mT, pad), frames, stride=1).mT
 
 
 def _check(
