@@ -2,12 +2,12 @@
 """Time of a streaming step at published size beside NeMo's, same weights: `python -m benchmarks.streaming`.
 
 NeMo's streaming model (128 mels, 17 FastConformer layers of width 512, 18 Transformer layers of width 192) is made
-with random weights, saved, and restored into our model. Both then take the same step, with a full speaker cache and
-the queue as long as it gets, which is the slowest step there is; their probabilities are compared first. "flat" is
-the time of our step after an hour over that after a minute: the memory is filled by its own rule, without the
-network, which would need the hour. "streams" is how many streams of that latency the machine as named holds in real
-time. With `--accuracy` the shipped checkpoint streams the recordings of a manifest in float32 and bfloat16. Ratios
-above one are in our favour.
+with random weights, saved, and restored into our model, in float32, bfloat16 and 8 bits. All then take the same step,
+with a full speaker cache and the queue as long as it gets, which is the slowest step there is; their probabilities are
+compared first. "flat" is the time of our step after an hour over that after a minute: the memory is filled by its own
+rule, without the network, which would need the hour. "streams" is how many streams of that latency the machine as
+named holds in real time. With `--accuracy` the shipped checkpoint streams the recordings of a manifest in each
+precision. Ratios above one are in our favour.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from benchmarks.diarize import nemo_config
 from benchmarks.timing import best_seconds, peak_bytes, report
 from nemo_sortformer.config.streaming import LATENCIES, StreamingConfig, streaming_settings
 from nemo_sortformer.functional.cache import SpeakerCache, update_cache
+from nemo_sortformer.inference.precision import in_precision
 from nemo_sortformer.models.diarizer import SortformerDiarizer
 from nemo_sortformer.models.diarizer.streaming import cache_rule, init_stream, stream_step
 
+ROUGH = ("bfloat16", "int8")
+"""The precisions measured besides float32; a GPU has the first alone."""
 MAX_DIFFERENCE = 1e-4
 """Largest difference of two probabilities that counts as the same number after 35 layers in float32."""
 
@@ -66,15 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_models(folder: Path, device: str, layers: int | None = None) -> dict[str, nn.Module]:
-    """NeMo's model with random weights; ours, restored from its file, in float32 and in bfloat16."""
+    """NeMo's model with random weights; ours, restored from its file, in each precision."""
     torch.manual_seed(0)
     theirs = SortformerEncLabelModel(cfg=streaming_nemo_config(layers))
     path = str(folder / "nemo.nemo")
     theirs.save_to(path)
-    ours = SortformerDiarizer.restore_from(path, map_location=device)
-    half = SortformerDiarizer.restore_from(path, map_location=device).to(torch.bfloat16)
-    models = {"nemo": theirs, "ours": ours, "bfloat16": half}
-    return {name: model.to(device).eval() for name, model in models.items()}
+    ours = SortformerDiarizer.restore_from(path, map_location=device).eval()
+    precisions = ROUGH if device == "cpu" else ROUGH[:1]
+    rough = {name: in_precision(ours, name) for name in precisions}
+    return {"nemo": theirs.to(device).eval(), "ours": in_precision(ours, None), **rough}
 
 
 def streaming_nemo_config(layers: int | None = None) -> DictConfig:
@@ -99,10 +102,12 @@ def measure(
     calls: dict[str, Callable[[], Any]] = {
         "nemo": partial(nemo_step, models["nemo"], config, mel, lengths, state, old),
         "ours": partial(stream_step, models["ours"], mel, lengths, state, config),
-        "bfloat16": partial(stream_step, models["bfloat16"], mel, lengths, state, config),
     }
+    others = [name for name in ROUGH if name in models]
+    calls |= {name: partial(stream_step, models[name], mel, lengths, state, config) for name in others}
     expected = calls["nemo"]()
-    found, rough = (calls[name]()[0].probs for name in ("ours", "bfloat16"))
+    found = calls["ours"]()[0].probs
+    change = {name: (calls[name]()[0].probs - found).abs().mean().item() for name in others}
     difference = (found - expected).abs().max().item()
     if not difference < MAX_DIFFERENCE:
         raise RuntimeError(f"The probabilities differ by {difference}: a benchmark of another function says nothing.")
@@ -110,24 +115,24 @@ def measure(
         aged = aged_memory(models["ours"], config, batch, minute)
         calls[name] = partial(stream_step, models["ours"], mel, lengths, aged, config)
     spent = best_seconds(calls, rounds)
-    memory = {name: peak_bytes(calls[name]) for name in ("nemo", "ours", "bfloat16")}
+    memory = {name: peak_bytes(calls[name]) for name in ("nemo", "ours")}
     seconds = config.chunk_len * models["ours"].frame_seconds
     return {
         "latency": latency,
         "streams per step": batch,
         "NeMo [s]": spent["nemo"],
         "ours [s]": spent["ours"],
-        "ours bf16 [s]": spent["bfloat16"],
+        **{f"ours {name} [s]": spent[name] for name in others},
         "ratio": spent["nemo"] / spent["ours"],
-        "ratio bf16": spent["nemo"] / spent["bfloat16"],
+        **{f"ratio {name}": spent["nemo"] / spent[name] for name in others},
         "NeMo streams": batch * seconds / spent["nemo"],
         "streams": batch * seconds / spent["ours"],
-        "streams bf16": batch * seconds / spent["bfloat16"],
+        **{f"streams {name}": batch * seconds / spent[name] for name in others},
         "flat": spent["late"] / spent["early"],
         "NeMo [MB]": memory["nemo"] / 1e6,
         "ours [MB]": memory["ours"] / 1e6,
         "largest difference": difference,
-        "mean change by bf16": (rough - found).abs().mean().item(),
+        **{f"mean change by {name}": change[name] for name in others},
     }
 
 
@@ -202,13 +207,14 @@ def nemo_step(
 
 
 def accuracy_rows(folder: Path, latencies: Sequence[str], device: str) -> list[dict[str, Any]]:
-    """DER of the shipped checkpoint on the recordings of a manifest: whole, and streamed in two precisions."""
+    """DER of the shipped checkpoint on the recordings of a manifest: whole, and streamed in each precision."""
     from nemo_sortformer import load_shipped, read_audio, read_manifest, read_rttm
     from nemo_sortformer.inference.diarize import diarize_recordings
     from nemo_sortformer.inference.score import Condition, Session, score_sessions
 
     model = load_shipped(map_location=device)
-    half = load_shipped(map_location=device).to(torch.bfloat16)
+    precisions = ROUGH if device == "cpu" else ROUGH[:1]
+    ways = {"stream": model} | {f"stream, {name}": in_precision(model, name) for name in precisions}
     lines = list(read_manifest(folder / "manifest.jsonl"))
     truth = [[s for segments in read_rttm(line.rttm_filepath).values() for s in segments] for line in lines]
     audio = [read_audio(line.audio_filepath, offset=line.offset, duration=line.duration) for line in lines]
@@ -234,7 +240,7 @@ def accuracy_rows(folder: Path, latencies: Sequence[str], device: str) -> list[d
     whole = diarize_recordings(model, audio, sample_rate=16000)
     rows = [row("whole recordings", "-", [list(result.segments) for result in whole], started)]
     for latency in latencies:
-        for name, one in (("stream", model), ("stream, bfloat16", half)):
+        for name, one in ways.items():
             started = time.perf_counter()
             streams = [list(one.stream(samples, latency=latency)) for samples in audio]
             answers = [[segment for update in updates for segment in update.finished] for updates in streams]

@@ -132,7 +132,8 @@ class StreamFrontEnd(nn.Module):
 
         Args:
             audio: pieces, shape (batch, piece_samples).
-            num_samples: valid samples of each, the history included; fewer than all where the stream ends, (batch,).
+            num_samples: samples from the piece's beginning to the stream's end, the history included; where that is
+                not near, as many as there are or more, shape (batch,).
             frames: frames of each stream so far, shape (batch,).
             state: as of :meth:`empty`.
 
@@ -142,6 +143,7 @@ class StreamFrontEnd(nn.Module):
         """
         new = dict(state)
         before = self.history_hops * self.hop
+        num_samples = num_samples.clamp(max=self.piece_samples)
         place = torch.arange(audio.shape[1])[None]
         there = lengths_to_mask(num_samples, audio.shape[1])
         audio = torch.where(there, audio, 0.0)

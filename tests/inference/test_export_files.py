@@ -98,8 +98,8 @@ def test_a_stream_in_a_process_that_knows_only_onnxruntime(tiny_model, make_audi
     heard = audio.astype(np.float32) / 32768
     updates = stream(tiny_model, [heard], latency=LATENCY, override_config={"assignment": "heads"})
     expected = np.concatenate([update.probs for update in updates])
-    assert rows[:, 0] == pytest.approx(0.08 * np.arange(len(expected)), abs=0.01)
-    assert np.abs(rows[:, 1:] - expected).max() < 1.5e-4  # four digits are printed
+    assert rows.shape == expected.shape
+    assert np.abs(rows - expected).max() < 1.5e-4  # four digits are printed
     assert found.files["int8"].stat().st_size < 0.95 * found.files["onnx"].stat().st_size
 
 
