@@ -61,6 +61,9 @@ class StreamTextHead(NeuralModule):
     all slots, so that what is learnt of the first speaker serves the fourth. The streams come in order of arrival as
     the labels do, so no order has to be searched for.
 
+    Attention may well write a word seconds before or after it is said, and CTC does not mind. `least_prior` below one
+    makes tokens less likely where the slot is silent by its labels, so that words are written where they are said.
+
     Args:
         input_size: width of the states.
         num_tokens: number of tokens, the blank not counted.
@@ -70,6 +73,12 @@ class StreamTextHead(NeuralModule):
         conv_kernel: frames of their convolutions, odd.
         upsample: as in :class:`CtcTextHead`.
         dropout: probability of zeroing a unit while training, in [0, 1).
+        least_prior: factor, in (0, 1], on the probability of all tokens where the slot is silent for
+            `prior_frames` frames on both sides; where it speaks the factor is one.
+        prior_frames: so far before and after its speech a slot may write.
+
+    Raises:
+        ValueError: `least_prior` or `prior_frames` is out of range.
     """
 
     def __init__(
@@ -83,8 +92,16 @@ class StreamTextHead(NeuralModule):
         conv_kernel: int = 9,
         upsample: int = 1,
         dropout: float = 0.1,
+        least_prior: float = 1.0,
+        prior_frames: int = 3,
     ) -> None:
         super().__init__()
+        if not 0 < least_prior <= 1 or prior_frames < 0:
+            raise ValueError(
+                f"`least_prior` must be in (0, 1] and `prior_frames` at least 0, but are {least_prior} and "
+                f"{prior_frames}."
+            )
+        self.least_prior, self.prior_frames = least_prior, prior_frames
         self.norm = nn.LayerNorm(input_size)
         self.kernels = nn.Parameter(torch.randn(2, input_size) * 0.5)
         self.gates = nn.Parameter(torch.zeros(2, input_size))
@@ -134,4 +151,13 @@ class StreamTextHead(NeuralModule):
         conditioned = self.norm(states)[:, None] * (1 + roles_BST2 @ self.gates) + roles_BST2 @ self.kernels
         states, mask = conditioned.flatten(0, 1), mask.repeat_interleave(num_slots, dim=0)
         logits = self.stream(states=self.layers(encoder_states=states, encoder_mask=mask))
-        return logits.unflatten(0, (-1, num_slots))
+        logits = logits.unflatten(0, (-1, num_slots))
+        return logits if self.least_prior == 1 else self._with_prior(logits, roles_BST2[..., 0])
+
+    def _with_prior(self, logits: Tensor, speaks_BST: Tensor) -> Tensor:
+        """Make tokens less likely where the slot is silent, and the blank more, so that they add up to one again."""
+        width = 2 * self.prior_frames + 1
+        near_BST = nn.functional.max_pool1d(speaks_BST.float(), width, stride=1, padding=self.prior_frames)
+        prior_BST = near_BST.clamp(min=self.least_prior).log().repeat_interleave(self.upsample, dim=2)
+        tokens = logits[..., :-1].float() + prior_BST[..., None]
+        return torch.cat([tokens, logits[..., -1:].float()], dim=-1).log_softmax(dim=-1)

@@ -116,6 +116,25 @@ def test_streams_depend_on_who_is_meant_not_on_the_number_of_the_slot(heard, ups
     assert_close(found, alone, atol=1e-5, rtol=0)
 
 
+def test_a_slot_writes_where_it_speaks(heard):
+    options = {"num_layers": 1, "num_attention_heads": 2, "conv_kernel": 3, "upsample": 2}
+    states, mask = heard
+    labels = torch.zeros(2, 10, 2)
+    labels[:, 5:7, 0] = 1.0
+    found = []
+    for prior in ({}, {"least_prior": 0.01, "prior_frames": 1}):
+        torch.manual_seed(0)
+        found.append(StreamTextHead(8, 5, **options, **prior).eval()(states=states, mask=mask, labels=labels).exp())
+    free, bound = found
+    assert_close(bound.sum(dim=-1), torch.ones(2, 2, 20))
+    assert_close(bound[:, 0, 8:16], free[:, 0, 8:16])  # two frames and one on each side, twice as many answers
+    odds = bound[..., :-1] / bound[..., -1:] / (free[..., :-1] / free[..., -1:])
+    assert_close(odds[:, 0, :8], torch.full((2, 8, 5), 0.01), rtol=1e-3, atol=1e-5)
+    assert_close(odds[:, 1], torch.full((2, 20, 5), 0.01), rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="`least_prior`"):
+        StreamTextHead(8, 5, least_prior=0.0)
+
+
 def test_the_transducer_writes_what_its_scores_say_one_recording_like_in_a_batch(heard):
     torch.manual_seed(1)
     head = TransducerTextHead(8, 5, pred_hidden=8, joint_hidden=8, max_symbols=2).eval()
