@@ -76,6 +76,9 @@ def test_alignments_say_when_each_word_was_said(tmp_path, data):
     faster = aligned.perturb_speed(1.25).truncate(offset=1.9 / 1.25, duration=4.0)
     assert turns(data(levels), faster)[0][0] == Turn(0, "day")
     words = aligned.supervisions[0]
+    hasty = words.with_alignment("word", [AlignmentItem("good", 1.0, 0.2), AlignmentItem("day", 1.4, 0.2)])
+    aligned.supervisions = [hasty, *aligned.supervisions[1:]]
+    assert turns(data(levels), aligned.truncate(offset=1.9, duration=4.0)) == [[Turn(1, "yes")]]
     wrong = words.with_alignment("word", [AlignmentItem("other", 1.0, 0.2)])
     aligned.supervisions = [wrong, *aligned.supervisions[1:]]
     assert turns(data(), aligned)[0] == ALL  # one that does not have these words is not used
@@ -88,7 +91,9 @@ def test_a_seglst_file_wins_and_follows_start_and_speed(tmp_path, data):
     ]
     (tmp_path / "a.json").write_text(json.dumps(records))
     whole = cut(tmp_path, custom={"seglst_filepath": "a.json"})
-    said = turns(data(), whole, whole.truncate(offset=6.2), whole.perturb_speed(1.25).truncate(offset=5.1))
+    said = turns(
+        data(), whole, whole.truncate(offset=6.2), whole.perturb_speed(1.25).truncate(offset=5.1, duration=1.2)
+    )
     assert said == [[Turn(k, text.upper()) for k, text in ALL], [Turn(0, "STOP")], [Turn(0, "STOP")]]
 
 

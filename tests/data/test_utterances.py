@@ -63,8 +63,14 @@ def sessions(config, count=60, pool=POOL):
 # --- Layout
 
 
-def test_utterances_are_whole_and_a_speaker_never_overlaps_themselves():
-    for told in sessions(CONFIG):
+CROWDED = dataclasses.replace(
+    CONFIG, overlap_probability=[1, 1], overlap_share=[0.5, 1.0], speaker_count_weights=[0, 1, 1], utterances=[6, 6]
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, CROWDED])
+def test_utterances_are_whole_and_a_speaker_never_overlaps_themselves(config):
+    for told in sessions(config):
         by_speaker = {}
         for one in told:
             factor = float(one.speaker.rpartition("x")[2])
@@ -100,6 +106,15 @@ def test_overlap_is_adjustable_from_none_to_much():
     assert shares[0] == 0.0
     assert shares[0] < shares[1] < shares[2]
     assert shares[2] > 0.1
+
+
+def test_an_overlap_is_a_share_of_the_shorter_utterance():
+    config = dataclasses.replace(
+        CONFIG, overlap_probability=[1, 1], overlap_share=[0.5, 0.5], speaker_count_weights=[0, 1], utterances=[2, 2]
+    )
+    for one, after in sessions(config, 20):
+        shorter = min(one.end - one.start, after.end - after.start)
+        assert one.end - after.start == pytest.approx(0.5 * shorter, abs=1e-3)
 
 
 def test_gaps_are_those_that_are_set():
