@@ -18,6 +18,7 @@ from nemo_sortformer.cli import (
     serve,
     simulate,
     stream,
+    transcribe,
     validate,
 )
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("diarize")(diarize.diarize)
+app.command("transcribe")(transcribe.transcribe)
 app.command("stream")(stream.stream)
 app.command("serve")(serve.serve)
 app.command("label")(label.label)

@@ -67,8 +67,12 @@ def run_jobs(
     *,
     task: str,
     windows: WindowProgress | None = None,
+    write: Callable[[Any, dict[str, Path]], Any] | None = None,
 ) -> None:
-    """Write results as they come, under a progress bar; each job gets its results, or its failure."""
+    """Write results as they come, under a progress bar; each job gets its results, or its failure.
+
+    Results that are no diarizations are written by `write`, which gives what is kept of one.
+    """
     from nemo_sortformer.inference.diarize import progress
     from nemo_sortformer.inference.engine import Failure
     from nemo_sortformer.inference.outputs import write_result
@@ -81,6 +85,10 @@ def run_jobs(
                 job.failure = outcome.message
             else:
                 try:
+                    if write is not None:
+                        job.results.append(write(outcome, job.paths))
+                        advance()
+                        continue
                     for result in [outcome] if isinstance(outcome, Diarization) else outcome:
                         paths = job.paths_of(getattr(result, "kind", ""))
                         write_result(result, paths, reference=truth.get(result.recording))

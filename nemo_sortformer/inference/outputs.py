@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,28 +23,31 @@ ENDINGS = {"rttm": ".rttm", "json": ".seglst.json", "audacity": ".labels.txt", "
 """What a format's files are called: the recording's name and this."""
 
 
-def check_formats(formats: Sequence[str]) -> list[str]:
-    """The formats once each.
+def check_formats(formats: Sequence[str], endings: Mapping[str, str] = ENDINGS) -> list[str]:
+    """The formats once each, all of which are among `endings`.
 
     Raises:
         ValueError: one is unknown, or there are none.
     """
     chosen = list(dict.fromkeys(name.strip().lower() for name in formats if name.strip()))
-    wrong = [name for name in chosen if name not in ENDINGS]
+    wrong = [name for name in chosen if name not in endings]
     if wrong or not chosen:
         found = f"`{wrong[0]}` is among them" if wrong else "there are none"
-        raise ValueError(f"`format` must be of {', '.join(ENDINGS)}, separated by commas, but {found}.")
+        raise ValueError(f"`format` must be of {', '.join(endings)}, separated by commas, but {found}.")
     return chosen
 
 
 def output_paths(
-    source: AudioSource | EmbeddingEntry, formats: Sequence[str], folder: str | Path | None = None
+    source: AudioSource | EmbeddingEntry,
+    formats: Sequence[str],
+    folder: str | Path | None = None,
+    endings: Mapping[str, str] = ENDINGS,
 ) -> dict[str, Path]:
     """Where each format of a recording goes: into `folder`, or beside the audio where that is None.
 
     Files are called by the recording's name, which is unique in a run, with `/` and its like replaced.
     """
-    return {kind: _named(source, folder, ENDINGS[kind]) for kind in formats}
+    return {kind: _named(source, folder, endings[kind]) for kind in formats}
 
 
 def _named(source: AudioSource, folder: str | Path | None, ending: str) -> Path:
@@ -57,8 +61,9 @@ def blocked_output(source: AudioSource | EmbeddingEntry, paths: dict[str, Path],
 
     Existing files stay unless `overwrite`; the truth that a manifest names stays in any case.
     """
+    truths = (source.rttm_filepath, getattr(source, "seglst_filepath", None))
     for path in paths.values():
-        if source.rttm_filepath is not None and path.absolute() == source.rttm_filepath.absolute():
+        if any(truth is not None and path.absolute() == truth.absolute() for truth in truths):
             return f"`{path}` is the reference that the manifest names. Choose another folder (`--output-dir`)."
         if path.exists() and not overwrite:
             return f"`{path}` is there already. Replace it with `--overwrite`, or choose a folder with `--output-dir`."
@@ -89,15 +94,26 @@ def write_result(result: Diarization, paths: dict[str, Path], *, reference: Sequ
     Raises:
         OSError: a file cannot be written.
     """
-    writers = {"rttm": result.to_rttm, "json": result.to_seglst, "audacity": result.to_audacity}
-    for kind, path in paths.items():
+    writers: dict[str, Callable[[Path], object]] = {
+        "rttm": result.to_rttm,
+        "json": result.to_seglst,
+        "audacity": result.to_audacity,
+        "png": partial(result.plot, reference=reference),
+    }
+    write_whole({path: writers[kind] for kind, path in paths.items()})
+
+
+def write_whole(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files, each under another name first; see :func:`write_result`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for path, write in writers.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")  # its ending says the format of a picture
         try:
-            if kind == "png":
-                result.plot(aside, reference=reference)
-            else:
-                writers[kind](aside)
+            write(aside)
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(aside, path)

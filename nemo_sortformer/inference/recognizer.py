@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tarfile import TarError
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nemo_sortformer.config.merge import ConfigError
+from nemo_sortformer.inference.ctc_times import corrected_words, ctc_decoding
 
 SHORTEST_PIECE = 1.0
 """NeMo pads shorter pieces on both sides, which would move the times of their words; they are padded here, behind."""
@@ -59,8 +61,8 @@ def load_asr(path: str | Path, *, device: str | None = None) -> Any:
     from nemo_sortformer.nemo_bridge.kinds import kind_of
 
     config = read_nemo_config(file)
-    named = str(config.get("target") or config.get("_target_") or "")
-    if is_joint_class(named):
+    named = _named_class(config)
+    if _is_joint(named):
         from nemo_sortformer.models.joint_asr.model import SortformerJointASR
 
         joint: Any = SortformerJointASR
@@ -77,7 +79,7 @@ def load_asr(path: str | Path, *, device: str | None = None) -> Any:
 
     try:
         model = ASRModel.restore_from(str(file), map_location=target)
-    except (RuntimeError, OSError, ImportError, KeyError, AttributeError, TypeError) as error:
+    except (RuntimeError, OSError, ImportError, LookupError, AttributeError, TypeError, TarError, EOFError) as error:
         reset_restore_state()
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(f"`asr`: `{file}` cannot be loaded: {reason}") from error
@@ -85,8 +87,22 @@ def load_asr(path: str | Path, *, device: str | None = None) -> Any:
     return model.to(target).eval()
 
 
-def is_joint_class(target: str) -> bool:
-    """Whether a .nemo file that names this class holds a joint model of this package."""
+def holds_joint_model(path: str | Path) -> bool:
+    """Whether a .nemo file holds a joint model of this package.
+
+    Raises:
+        NemoFileError: the file is missing or is no .nemo file.
+    """
+    from nemo_sortformer.nemo_bridge import read_nemo_config
+
+    return _is_joint(_named_class(read_nemo_config(Path(path).expanduser())))
+
+
+def _named_class(config: Mapping[str, Any]) -> str:
+    return str(config.get("target") or config.get("_target_") or "")
+
+
+def _is_joint(target: str) -> bool:
     return target.startswith("nemo_sortformer.") and target.endswith("JointASR")
 
 
@@ -154,8 +170,9 @@ def recognize(
     if isinstance(results, tuple):  # (best, all) of some classes
         results = results[0]
     heard, frame_seconds = [Heard("", [])] * len(pieces), _frame_seconds(model)
+    ctc = ctc_decoding(model)
     for i, result in zip(order, results, strict=False):
-        heard[i] = _heard(result, len(pieces[i]) / rate, frame_seconds)
+        heard[i] = _heard(result, len(pieces[i]) / rate, frame_seconds, blank=None if ctc is None else ctc.blank_id)
     if any(one.words is None for one in heard):
         message = (
             f"`{type(model).__name__}` gives no times for its words: they are spread by their letters over the speech "
@@ -184,7 +201,7 @@ def _frame_seconds(model: Any) -> float:
     return float(factor) * float(stride) if factor and stride else 0.08
 
 
-def _heard(result: Any, seconds: float, frame_seconds: float) -> Heard:
+def _heard(result: Any, seconds: float, frame_seconds: float, *, blank: int | None) -> Heard:
     while isinstance(result, (list, tuple)):  # of a beam, the best
         result = result[0] if result else ""
     text = " ".join(str(getattr(result, "text", result) or "").split())
@@ -194,6 +211,8 @@ def _heard(result: Any, seconds: float, frame_seconds: float) -> Heard:
         return Heard("", [])
     if not rows:
         return Heard(text, None)
+    if blank is not None:
+        rows = corrected_words(result, blank, frame_seconds) or rows
     sure = getattr(result, "word_confidence", None)
     sure = sure if sure is not None and len(sure) == len(rows) else [None] * len(rows)
     words = []

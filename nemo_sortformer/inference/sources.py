@@ -34,6 +34,8 @@ class AudioSource:
     duration: float | None = None
     rttm_filepath: Path | None = None
     """The truth, where a manifest names it."""
+    seglst_filepath: Path | None = None
+    """The truth with its words, where a manifest names it."""
 
     def seconds(self) -> float:
         """Length to be diarized, from the header alone.
@@ -163,6 +165,7 @@ def _sources_of_path(path: Path) -> Iterator[AudioSource]:
                 offset=entry.offset,
                 duration=entry.duration,
                 rttm_filepath=entry.rttm_filepath,
+                seglst_filepath=entry.seglst_filepath,
             )
     else:
         yield AudioSource(name=path.stem, path=path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.inference.recognizer import asr_sample_rate, check_asr, load_asr, recognize
+from nemo_sortformer.inference.recognizer import asr_sample_rate, check_asr, holds_joint_model, load_asr, recognize
 from nemo_sortformer.inference.stretches import Level, Stretch, masked, speech_stretches, spread_over_speech
 from nemo_sortformer.inference.transcript import TranscribedWord, Transcript
 from nemo_sortformer.inference.word_speakers import assign_speakers
@@ -168,10 +168,17 @@ class Models(NamedTuple):
 def load_pair(asr: Any, diarizer: Any = None, *, device: str | None = None) -> Models:
     """Load what is named by a file, and check that the two are what they should be.
 
+    Args:
+        asr: a recognizer or a joint model, or its .nemo file; None where `diarizer` is a joint model.
+        diarizer: a diarizer or its .nemo file; None is the shipped one, or the joint model itself.
+        device: where models that are loaded here run.
+
     Raises:
         ConfigError: a model is of the wrong kind, or a joint model comes with a diarizer.
         ValueError: a file is missing or cannot be read.
     """
+    if asr is None:
+        asr, diarizer = _joint_model(diarizer, device=device), None
     if isinstance(asr, (str, Path)):
         asr = load_asr(asr, device=device)
     if hasattr(asr, "transcribe_sessions"):
@@ -190,6 +197,17 @@ def load_pair(asr: Any, diarizer: Any = None, *, device: str | None = None) -> M
     return Models(asr, diarizer)
 
 
+def _joint_model(model: Any, *, device: str | None) -> Any:
+    """The joint model that stands where a diarizer would; no other does without a recognizer."""
+    if isinstance(model, (str, Path)) and holds_joint_model(model):
+        model = load_asr(model, device=device)
+    if not hasattr(model, "transcribe_sessions"):
+        raise ConfigError(
+            "`asr` is missing: name the .nemo file of a NeMo speech recognizer, or of a joint model of this package."
+        )
+    return model
+
+
 def transcripts(
     models: Models, sources: Sequence[AudioSource], options: TranscribeOptions, run_options: RunOptions
 ) -> Iterator[tuple[int, Transcript | Failure]]:
@@ -202,7 +220,7 @@ def transcripts(
             continue
         try:
             if models.joint:
-                yield i, _jointly(models.asr, sources[i], outcome)
+                yield i, _jointly(models.asr, sources[i], outcome, options)
             else:
                 audio = sources[i].open(asr_sample_rate(models.asr)) if outcome.segments else np.zeros(0, np.float32)
                 yield i, transcribe_recording(models.asr, audio, outcome, options)
@@ -311,11 +329,15 @@ def speech_level(diarization: Diarization) -> Level | None:
     return Level(diarization.probs.sum(axis=1), diarization.offset, diarization.frame_seconds)
 
 
-def _jointly(model: Any, source: AudioSource, diarization: Diarization) -> Transcript:
+def _jointly(model: Any, source: AudioSource, diarization: Diarization, options: TranscribeOptions) -> Transcript:
     """What a joint model makes of one recording."""
-    samples = source.read(model.config.sample_rate)
-    [found] = model.transcribe_sessions([samples], sample_rate=model.config.sample_rate)
-    shifted = tuple(
-        word._replace(start=word.start + source.offset, end=word.end + source.offset) for word in found.words
+    rate = model.config.sample_rate
+    [found] = model.transcribe_sessions(
+        [source.read(rate)],
+        sample_rate=rate,
+        diarizations=[diarization],
+        batch_size=options.batch_size,
+        max_seconds=options.max_seconds,
     )
-    return Transcript(recording=source.name, words=shifted, diarization=diarization, duration=diarization.duration)
+    transcript: Transcript = found
+    return transcript
