@@ -28,7 +28,12 @@ _HOMES = {
         "TransformerStateEncoder",
     ),
     "nemo_sortformer.losses": ("AffinityLoss", "SortedLabelLoss"),
-    "nemo_sortformer.metrics": ("DiarizationErrorRate", "FrameF1", "SpeakerCountAccuracy"),
+    "nemo_sortformer.metrics": (
+        "ConcatenatedPermutationWER",
+        "DiarizationErrorRate",
+        "FrameF1",
+        "SpeakerCountAccuracy",
+    ),
     "nemo_sortformer.data.segment": ("Segment",),
     "nemo_sortformer.data.audio": ("read_audio",),
     "nemo_sortformer.data.rttm": ("read_rttm", "write_rttm"),
@@ -42,6 +47,10 @@ _HOMES = {
     "nemo_sortformer.inference.checkpoint": ("load_shipped",),
     "nemo_sortformer.inference.results": ("Diarization",),
     "nemo_sortformer.inference.diarize": ("DiarizationError", "diarize_files"),
+    "nemo_sortformer.inference.stream_transcribe": ("TranscriptUpdate", "stream_with_speakers"),
+    "nemo_sortformer.inference.transcribe": ("TranscriptionError", "transcribe_with_speakers"),
+    "nemo_sortformer.inference.transcript": ("TranscribedWord", "Transcript"),
+    "nemo_sortformer.inference.word_speakers": ("assign_speakers",),
     "nemo_sortformer.inference.stream": ("BatchedStreamer", "StreamState", "StreamUpdate", "Streamer", "stream"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -51,6 +60,7 @@ __all__ = [
     "AffinityLoss",
     "ArrayDataset",
     "BatchedStreamer",
+    "ConcatenatedPermutationWER",
     "Diarization",
     "DiarizationError",
     "DiarizationErrorRate",
@@ -68,10 +78,15 @@ __all__ = [
     "StreamState",
     "StreamUpdate",
     "Streamer",
+    "TranscribedWord",
+    "Transcript",
+    "TranscriptUpdate",
+    "TranscriptionError",
     "TransformerStateEncoder",
     "__version__",
     "affinity_loss",
     "arrival_order",
+    "assign_speakers",
     "diarize_files",
     "load_shipped",
     "permutation_invariant_loss",
@@ -82,6 +97,8 @@ __all__ = [
     "sort_by_arrival",
     "sorted_label_cross_entropy",
     "stream",
+    "stream_with_speakers",
+    "transcribe_with_speakers",
     "validate_manifest",
     "write_rttm",
     "write_seglst",
@@ -123,8 +140,12 @@ if TYPE_CHECKING:
     from nemo_sortformer.inference.diarize import DiarizationError, diarize_files
     from nemo_sortformer.inference.results import Diarization
     from nemo_sortformer.inference.stream import BatchedStreamer, Streamer, StreamState, StreamUpdate, stream
+    from nemo_sortformer.inference.stream_transcribe import TranscriptUpdate, stream_with_speakers
+    from nemo_sortformer.inference.transcribe import TranscriptionError, transcribe_with_speakers
+    from nemo_sortformer.inference.transcript import TranscribedWord, Transcript
+    from nemo_sortformer.inference.word_speakers import assign_speakers
     from nemo_sortformer.losses import AffinityLoss, SortedLabelLoss
-    from nemo_sortformer.metrics import DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
+    from nemo_sortformer.metrics import ConcatenatedPermutationWER, DiarizationErrorRate, FrameF1, SpeakerCountAccuracy
     from nemo_sortformer.models.diarizer import SortformerDiarizer
     from nemo_sortformer.models.joint_asr import SortformerJointASR
     from nemo_sortformer.models.labeler import SortformerLabeler
