@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_sortformer.functional.cache import (
     CacheRule,
@@ -267,3 +268,32 @@ def test_no_step_reads_a_value_back_with_static_sizes():
     lengths = torch.full((2,), 6, device="meta")
     state = update_cache(state, frames, lengths, probs, torch.zeros(2, 64, 4, device="meta"), rule, static=True)
     assert state.cache.shape == (2, 40, WIDTH)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_the_update_is_as_many_operations_for_any_number_of_streams_and_speakers(static):
+    counts = []
+    for batch, slots in [(1, 1), (1, 4), (9, 4), (16, 7)]:
+        sizes = (slots, 60, 24, 18, 6, 1, 7)
+        rule, steps = rule_of(sizes), steps_of(sizes, batch, 15)
+        state, lengths = empty_cache(batch, width=WIDTH, num_slots=slots, rule=rule), torch.full((batch,), 6)
+        with Counted() as seen:
+            for chunk, probs, left in steps:
+                new = chunk[:, left : left + 6]
+                state = update_cache(state, new, lengths, probs[:, :6], probs[:, :84], rule, static=static)
+        assert bool(state.compressed.all()) is True
+        made = Counted()
+        with made:
+            list(steps_of(sizes, batch, 15))
+        counts.append(seen.count - made.count)
+    assert len(set(counts)) == 1
