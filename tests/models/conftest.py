@@ -201,3 +201,30 @@ def labeler_cfg():
         return OmegaConf.create({"input_dim": 6, "encoder": encoder, "optim": optim} | slots | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer(tmp_path_factory):
+    """NeMo's settings of a tokenizer of the five words of :mod:`tests.models.joint_sessions`."""
+    from tests.models.joint_sessions import make_tokenizer
+
+    return {"type": "bpe", "dir": make_tokenizer(tmp_path_factory.mktemp("tokenizer"))}
+
+
+@pytest.fixture
+def joint_cfg(our_cfg, word_tokenizer):
+    """Make settings of a small joint model with a head of each kind; keyword arguments replace keys under `model:`."""
+
+    def make(**changes):
+        small = {"num_layers": 1, "num_attention_heads": 2, "dropout": 0.0}
+        text = {
+            "streams": {"kind": "ctc_streams", "decoder": small | {"upsample": 2, "conv_kernel": 3}},
+            "words": {"kind": "aed", "decoder": small, "weight": 0.5},
+            "plain": {"kind": "ctc", "reads": "acoustic", "decoder": {"dropout": 0.0}},
+            "moved": {"kind": "rnnt", "decoder": {"pred_hidden": 8, "joint_hidden": 8, "dropout": 0.0}},
+        }
+        text = {name: head | {"tokenizer": word_tokenizer} for name, head in text.items()}
+        loss = {"sort_weight": 1.0, "pil_weight": 0.0, "layer_weight": 0.2}
+        return our_cfg(**({"loss": loss, "text": text} | changes))
+
+    return make

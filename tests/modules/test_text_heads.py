@@ -127,7 +127,7 @@ def test_a_slot_writes_where_it_speaks(heard):
         found.append(StreamTextHead(8, 5, **options, **prior).eval()(states=states, mask=mask, labels=labels).exp())
     free, bound = found
     assert_close(bound.sum(dim=-1), torch.ones(2, 2, 20))
-    assert_close(bound[:, 0, 8:16], free[:, 0, 8:16])  # two frames and one on each side, twice as many answers
+    assert_close(bound[0, 0, 8:16], free[0, 0, 8:16])  # two frames and one on each side, twice as many answers
     odds = bound[..., :-1] / bound[..., -1:] / (free[..., :-1] / free[..., -1:])
     assert_close(odds[:, 0, :8], torch.full((2, 8, 5), 0.01), rtol=1e-3, atol=1e-5)
     assert_close(odds[:, 1], torch.full((2, 20, 5), 0.01), rtol=1e-3, atol=1e-5)
