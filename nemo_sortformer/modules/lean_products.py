@@ -59,6 +59,8 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As :func:`torch.nn.functional.linear`, without gradients; float32 on a CPU goes through oneDNN."""
     fits = (
         _ONEDNN is not None
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)  # not one that lies on several devices
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.numel() > 0

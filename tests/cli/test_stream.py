@@ -96,6 +96,13 @@ def test_a_file_runs_at_the_pace_of_its_audio_unless_told(checkpoint, tmp_path):
     assert time.monotonic() - began >= 1.5, "an answer cannot come before its audio"
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_stream_in_another_precision(checkpoint, talk, precision):
+    done = run(talk, "--fast", "--json", "--model", checkpoint, "--precision", precision)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["is_last"] is True
+
+
 def test_max_seconds_ends_the_stream(checkpoint, talk):
     done = run(talk, "--fast", "--model", checkpoint, "--max-seconds", 1.25, "--json")
     assert done.exit_code == 0
@@ -109,6 +116,7 @@ def test_max_seconds_ends_the_stream(checkpoint, talk):
         (["talk.wav", "--microphone"], "takes one audio file, or `--microphone`"),
         (["missing.wav"], "there is no such file"),
         (["talk.wav", "--latency", "7s"], "`latency` must be one of"),
+        (["talk.wav", "--precision", "int4"], "`precision` must be one of float32, bfloat16, float16, int8"),
         (["talk.wav", "--format", "mp3"], "`format` must be of"),
         (["talk.wav", "--max-seconds", "0"], "`max_seconds` must be more than 0"),
         (["talk.wav", "--input-device", "1"], "goes with `--microphone`"),

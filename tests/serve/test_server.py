@@ -17,6 +17,7 @@ websockets = pytest.importorskip("websockets", reason="no WebSocket client: pip 
 from websockets.asyncio.client import connect  # noqa: E402
 from websockets.exceptions import ConnectionClosed  # noqa: E402
 
+from nemo_sortformer.inference.precision import in_precision  # noqa: E402
 from nemo_sortformer.inference.stream import BatchedStreamer, Streamer  # noqa: E402
 from nemo_sortformer.serve.app import create_app  # noqa: E402
 from nemo_sortformer.serve.limits import ServerLimits  # noqa: E402
@@ -56,9 +57,9 @@ def alone(model, data, rate=16000):
 
 
 @contextlib.asynccontextmanager
-async def serving(model, **limits):
+async def serving(model, precision=None, **limits):
     """A server on a free port; gives its address, the application's inside, and the server."""
-    app = create_app(model, latency=LATENCY, limits=ServerLimits(**limits))
+    app = create_app(model, latency=LATENCY, precision=precision, limits=ServerLimits(**limits))
     taken, ready = bind("127.0.0.1", 0), asyncio.Event()
     server = build_server(app, max_message_bytes=app.state.live.limits.max_message_bytes, on_ready=ready.set)
     task = asyncio.create_task(server.serve(sockets=[taken]))
@@ -123,6 +124,23 @@ def test_clients_at_once_get_their_own_answers_at_any_rate_and_cut(model):
     found = asyncio.run(main())
     for answer, d, (rate, _) in zip(found, data, cases, strict=True):
         check_answer(answer, alone(model, d[: len(d) // 2 * 2], rate))
+
+
+def test_a_server_in_8_bits_answers_as_a_stream_in_8_bits(model):
+    data = pcm(3)
+    expected, _ = alone(in_precision(model, "int8"), data)
+
+    async def main():
+        async with serving(model, precision="int8") as (address, live, _):
+            messages, code, _ = await talk(address, data)
+            assert live.hub.model is not model
+            assert code == 1000
+            found = np.array([row for message in messages[1:] for row in message["probs"]])
+            assert found.shape == expected.shape
+            # a value on the edge between two whole numbers may fall to either side
+            assert np.quantile(np.abs(found - expected), 0.9) < 1e-3
+
+    run(main())
 
 
 def test_without_probs_there_are_none_and_times_are_told(model):
