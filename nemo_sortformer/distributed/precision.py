@@ -109,6 +109,25 @@ class MainParamsPrecision(Precision):
             self._report(model)
         return result
 
+    @property
+    def left_out_step(self) -> bool:
+        """Whether the last step was left out."""
+        return self.scaler is not None and self.scaler.skipped_in_a_row > 0
+
+    def hold_schedules(self, model: LightningModule) -> None:
+        """Let schedules that count steps stand still at a step that is left out, so that none of theirs is lost."""
+        if self.scaler is None:
+            return
+        advance = type(model).lr_scheduler_step
+
+        def lr_scheduler_step(scheduler: Any, metric: Any) -> None:
+            configs = model.trainer.lr_scheduler_configs
+            counts_steps = any(one.scheduler is scheduler and one.interval == "step" for one in configs)
+            if not (counts_steps and self.left_out_step):
+                advance(model, scheduler, metric)
+
+        model.__dict__["lr_scheduler_step"] = lr_scheduler_step
+
     def _report(self, model: LightningModule) -> None:
         scaler = self.scaler
         logging.warning(

@@ -26,6 +26,7 @@ from nemo_sortformer.config import ConfigError, ParallelConfig, from_cfg
 from nemo_sortformer.distributed import checkpoints, progress, tensors
 from nemo_sortformer.distributed.apply import apply, build_mesh, seed_by_data_share
 from nemo_sortformer.distributed.batch_norm import pool_running_statistics
+from nemo_sortformer.distributed.data_share import check_same_share, read_data_share
 from nemo_sortformer.distributed.export import gather_on_save
 from nemo_sortformer.distributed.loaders import Filler, SharedLoader, uncounted
 from nemo_sortformer.distributed.precision import MainParamsPrecision
@@ -176,6 +177,7 @@ class SortformerStrategy(ModelParallelStrategy):
                 for group in optimizer.param_groups:
                     if group.get("fused") is None and group.get("foreach") is None:
                         group["fused"] = True
+        self.precision_plugin.hold_schedules(self.lightning_module)
 
     def pool_statistics(self) -> None:
         """Give all data-parallel processes the same running statistics of batch norms, and divide what is gathered."""
@@ -224,7 +226,11 @@ class SortformerStrategy(ModelParallelStrategy):
         trainer = self.lightning_module.trainer
         if trainer.training:
             self._train_loader = dataloader
-        return SharedLoader(dataloader, trainer, group=progress.host_group(self.root_device))
+        group = progress.host_group(self.root_device)
+        if self.parallel.tensor_parallel_size > 1:
+            read_data_share(dataloader, self.data_parallel_rank, self.data_parallel_size)
+            check_same_share(dataloader, self.parallel.tensor_parallel_size, group)
+        return SharedLoader(dataloader, trainer, group=group)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Go on with the random states of a checkpoint."""

@@ -52,6 +52,8 @@ class WeightAverage(Callback):
         if step == self._seen_step or step % self.every_n_steps:
             return
         self._seen_step = step
+        if getattr(trainer.precision_plugin, "left_out_step", False):
+            return
         weights = dict(pl_module.named_parameters())
         averages = [_local(average) for average in self.average.values()]
         torch._foreach_lerp_(averages, [_local(weights[name]) for name in self.average], 1 - self.decay)

@@ -8,14 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lhotse import CutSet
+from lhotse.testing.dummies import dummy_cut
 from lightning.pytorch.strategies import StrategyRegistry
+from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import SumMetric
 
 import nemo_sortformer
 from nemo_sortformer.config import ConfigError
-from nemo_sortformer.distributed import atomic_files, gradients, progress, recompute, units
+from nemo_sortformer.distributed import atomic_files, data_share, gradients, progress, recompute, units
 from nemo_sortformer.distributed.loaders import Filler, rest_of, uncounted
 from nemo_sortformer.distributed.precision import LossScale
 from nemo_sortformer.distributed.sharding import _check_owners
@@ -232,7 +236,7 @@ def test_the_average_follows_the_weights_and_changes_places_with_them():
     first = model.weight.detach().clone()
     with torch.no_grad():
         model.weight.add_(1.0)
-    trainer = type("Trainer", (), {"global_step": 1})
+    trainer = types.SimpleNamespace(global_step=1, precision_plugin=None)
     average.on_train_batch_end(trainer, model)
     average.on_train_batch_end(trainer, model)  # the same step once more, as while gradients are summed up
     torch.testing.assert_close(average.average["weight"], first + 0.25)
@@ -244,3 +248,80 @@ def test_the_average_follows_the_weights_and_changes_places_with_them():
 
 def test_one_process_weighs_its_losses_as_they_are():
     assert rank_weights(torch.tensor([3.0, 0.0])).tolist() == [1.0, 1.0]
+
+
+def test_a_step_that_is_left_out_does_not_reach_the_average():
+    model = nn.Linear(1, 1, bias=False)
+    average = WeightAverage(0.5)
+    average.start(model)
+    for step, left_out in enumerate([False, True, False], start=1):
+        with torch.no_grad():
+            model.weight.add_(0.0 if left_out else 1.0)
+        plugin = types.SimpleNamespace(left_out_step=left_out)
+        trainer = types.SimpleNamespace(global_step=step, precision_plugin=plugin)
+        average.on_train_batch_end(trainer, model, None, None, 0)
+    first = float(model.weight.detach()) - 2.0
+    assert float(average.average["weight"]) == pytest.approx(first + 0.5 * 0.5 + 0.5 * 2.0)
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory):
+    """Cuts of unlike lengths, without audio."""
+    path = tmp_path_factory.mktemp("cuts") / "cuts.jsonl"
+    CutSet.from_cuts(dummy_cut(number, duration=1.0 + number % 3) for number in range(24)).to_file(path)
+    return path
+
+
+class Names(torch.utils.data.Dataset):
+    """Which cuts are in a batch."""
+
+    def __getitem__(self, cuts):
+        return [cut.id for cut in cuts]
+
+
+def lhotse_loader(cuts, rank, world_size, **settings):
+    """What NeMo's models make."""
+    common = {"cuts_path": str(cuts), "shuffle": True, "seed": 3, "shard_seed": 3, "num_workers": 0}
+    cfg = OmegaConf.create(common | settings)
+    return get_lhotse_dataloader_from_config(cfg, global_rank=rank, world_size=world_size, dataset=Names())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 2}, {"batch_duration": 6, "use_bucketing": True, "num_buckets": 2}]
+)
+def test_neighbours_that_share_layers_read_the_same_cuts_from_the_lhotse_loader_of_nemo(cuts, settings):
+    loaders = [lhotse_loader(cuts, rank, 4, **settings) for rank in range(4)]
+    assert list(loaders[0]) != list(loaders[1]), "as NeMo makes them"
+    loaders = [lhotse_loader(cuts, rank, 4, **settings) for rank in range(4)]
+    for rank, loader in enumerate(loaders):
+        data_share.read_data_share(loader, rank // 2, 2)
+    data_share.refuse_unlike([data_share.describe_share(loader) for loader in loaders], 2)
+    read = [list(loader) for loader in loaders]
+    assert read[0] == read[1]
+    assert read[2] == read[3]
+    assert not {name for batch in read[0] for name in batch} & {name for batch in read[2] for name in batch}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([{"force_iterable_dataset": True}] * 2, "'worker rank': 1"),
+        ([{"shard_seed": 1}, {"shard_seed": 2}], "'DynamicCutSampler 0 seed': 2"),
+        ([{"shard_seed": "trng"}] * 2, "'DynamicCutSampler 0 seed': 'trng'"),
+    ],
+)
+def test_neighbours_that_would_read_other_data_are_refused(cuts, changes, words):
+    loaders = [lhotse_loader(cuts, rank, 2, batch_size=2, **change) for rank, change in enumerate(changes)]
+    for loader in loaders:
+        data_share.read_data_share(loader, 0, 1)
+    with pytest.raises(ConfigError, match="`model.parallel.tensor_parallel_size: 2`") as error:
+        data_share.refuse_unlike([data_share.describe_share(loader) for loader in loaders], 2)
+    assert words in str(error.value)
+    assert "the processes 0 and 1" in str(error.value)
+
+
+def test_loaders_of_manifests_are_compared_too():
+    sampler = torch.utils.data.DistributedSampler
+    loaders = [DataLoader(range(8), sampler=sampler(range(8), num_replicas=2, rank=rank)) for rank in range(2)]
+    with pytest.raises(ConfigError, match="DistributedSampler 0 rank"):
+        data_share.refuse_unlike([data_share.describe_share(loader) for loader in loaders], 2)
