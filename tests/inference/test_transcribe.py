@@ -21,6 +21,7 @@ from nemo_sortformer.inference.transcribe import (
     transcribe_recording,
     transcribe_with_speakers,
 )
+from nemo_sortformer.inference.transcript import TranscribedWord, Transcript
 
 RATE = 16_000
 STEP = 0.04
@@ -291,3 +292,22 @@ def test_no_warning_where_the_times_are_there():
     with warnings.catch_warnings():
         warnings.simplefilter("error", TranscriptWarning)
         transcribe_recording(ToneRecognizer(), tones(TALK, 60), diarization(WHO, 60))
+
+
+def test_a_joint_model_needs_no_diarizer_and_is_told_who_speaks(tiny_model, monkeypatch, tmp_path):
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, tones(TALK[:2], 4), RATE)
+    asked = []
+
+    def transcribe_sessions(audio, *, sample_rate, diarizations, batch_size, max_seconds):
+        asked.append((len(audio[0]), sample_rate, batch_size, max_seconds))
+        word = TranscribedWord("yes", 1.0, 1.2, diarizations[0].speakers[0])
+        return [Transcript(recording=diarizations[0].recording, words=(word,), diarization=diarizations[0])]
+
+    monkeypatch.setattr(tiny_model, "transcribe_sessions", transcribe_sessions, raising=False)
+    for asr, diarizer in ((tiny_model, None), (None, tiny_model)):
+        [found] = transcribe_with_speakers(path, asr, diarizer, batch_size=3, max_seconds=9.0)
+        assert (found.recording, found.text) == ("talk", "yes")
+    assert asked == [(4 * RATE, RATE, 3, 9.0)] * 2
+    with pytest.raises(ConfigError, match="`diarizer` must be left out"):
+        transcribe_with_speakers(path, tiny_model, tiny_model)
