@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def _figure(
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
     axes[0].set_ylabel("error, % of active frames")
-    figure.suptitle(caption, fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(caption, width=round(figure.get_figwidth() * 12))), fontsize=10)
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     if not summary["complete"]:
         text = f"INCOMPLETE {summary['finished']}/{summary['runs']}"

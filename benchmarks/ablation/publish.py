@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,12 @@ def publish(summary: Mapping[str, Any], docs: str | Path) -> None:
         )
     docs = Path(docs)
     text = fill_blocks(docs.joinpath(PAGE).read_text(encoding="utf-8"), "ablation", all_tables(summary))
-    draw_all(summary, docs / "images")
+    shown = set(re.findall(r"images/(ablation_\w+\.png)", text))
+    (docs / "images").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for picture in draw_all(summary, Path(folder)):
+            if picture.name in shown:
+                shutil.copyfile(picture, docs / "images" / picture.name)
     _write_json(summary, docs / SUMMARY)
     docs.joinpath(PAGE).write_text(text, encoding="utf-8")
 

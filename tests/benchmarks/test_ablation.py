@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks.ablation import run
 from benchmarks.ablation.grid import finish_grid, path_of, read_runs
+from benchmarks.ablation.plots import draw_all
 from benchmarks.ablation.publish import publish, write_report
 from benchmarks.ablation.settings import AblationConfig, Run
 from benchmarks.ablation.summary import difference, equal_level, spread, summarize, unseen_at
@@ -342,6 +343,7 @@ def test_a_complete_grid_fills_the_page_and_draws_the_pictures(tmp_path):
     page = docs / "claims.md"
     page.write_text(
         "Words.\n<!-- ablation: main -->\nold\n<!-- end -->\nMore words.\n<!-- cost: main -->\n<!-- end -->\n"
+        "<!-- ablation: picture_ablation_pools_pools -->\n<!-- end -->\n"
     )
     publish(summary, docs)
     assert all_tables(summary)["main"] in page.read_text()
@@ -350,10 +352,10 @@ def test_a_complete_grid_fills_the_page_and_draws_the_pictures(tmp_path):
     assert fill_blocks(page.read_text(), "ablation", all_tables(summary)) == page.read_text()
     assert "<!-- cost: main -->\n<!-- end -->" in page.read_text()
     pictures = {path.name for path in (docs / "images").iterdir()}
-    assert {f"ablation_main_{what}.png" for what in ("curves", "lengths", "classes")} <= pictures
-    assert "ablation_pools_pools.png" in pictures
+    assert pictures == {"ablation_pools_pools.png"}  # what the page shows, and nothing else
     named = {name.removeprefix("picture_") for name in all_tables(summary) if name.startswith("picture_")}
-    assert {f"{name}.png" for name in named} == pictures
+    drawn = {path.stem for path in draw_all(summary, tmp_path / "all")}
+    assert drawn == named and {f"ablation_main_{what}" for what in ("curves", "lengths", "classes")} <= drawn
     assert json.loads((docs / "ablation.json").read_text()) == json.loads(json.dumps(summary))
     page.write_text("<!-- ablation: maim -->\n<!-- end -->")
     with pytest.raises(ConfigError, match="maim"):
@@ -372,7 +374,8 @@ def test_the_page_of_claims_is_that_of_the_record():
     assert fill_blocks(page, "ablation", all_tables(summary)) == page
     words = re.sub(r"<!-- \w+: \w+ -->.*?<!-- end -->", "", page, flags=re.DOTALL)
     measured = {number for block in blocks(page, "ablation").values() for number in re.findall(r"\d+\.\d", block)}
-    measured |= {number for block in blocks(page, "cost").values() for number in re.findall(r"\d+\.\d+", block)}
+    for kind in ("cost", "speech"):
+        measured |= {number for block in blocks(page, kind).values() for number in re.findall(r"\d+\.\d+", block)}
     assert set(re.findall(r"(?<![\w.])\d+\.\d(?![\d.])", words)) <= measured  # no number that is in no table
 
 
