@@ -95,7 +95,8 @@ class JointASRConfig(DiarizerConfig):
     """Everything under `model:`. All keys of the diarizer, and what makes it write down what is said."""
 
     text: dict[str, Any]
-    """The text heads by name, each with the keys of :class:`TextHeadConfig`; the first is the main one."""
+    """The text heads by name, each with the keys of :class:`TextHeadConfig`; the first is the main one. None takes a
+    head out that another YAML has."""
     reads: Literal["states", "acoustic"] = "states"
     """What text heads read: the states of the SortFormer encoder, whose permutation encoding says who is who, or the
     output of the acoustic encoder."""
@@ -113,6 +114,7 @@ class JointASRConfig(DiarizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.text = {name: head for name, head in (self.text or {}).items() if head is not None}
         if not self.text:
             raise ConfigError(
                 "`text` must have one text head or more, but is empty. A model without is a `SortformerDiarizer`."

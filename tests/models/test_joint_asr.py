@@ -177,6 +177,7 @@ def test_tokens_of_frames_become_words_with_times(model):
     "changes, message",
     [
         ({"text": {}}, "one text head or more"),
+        ({"text": {"w": None}}, "one text head or more"),
         ({"loss": {"sort_weight": 1.0}}, "`loss.pil_weight` must be 0"),
         ({"loss": {"sort_weight": 1.0, "pil_weight": 0, "tie_tolerance": 1}}, "`loss.tie_tolerance` must be null"),
         ({"text": {"sort": {"kind": "ctc", "tokenizer": {}}}}, "other than those of the parts"),
@@ -195,6 +196,14 @@ def test_tokens_of_frames_become_words_with_times(model):
 def test_bad_settings_are_named(joint_cfg, changes, message):
     with pytest.raises(ConfigError, match=message):
         SortformerJointASR(cfg=joint_cfg(**changes))
+
+
+def test_a_head_that_is_null_is_left_out(joint_cfg):
+    cfg = joint_cfg()
+    kept = [name for name in cfg.text if name != "words"]
+    cfg.text.words = None
+    model = SortformerJointASR(cfg=cfg)
+    assert list(model.text_heads) == list(model.tokenizers) == kept
 
 
 def test_keys_of_decoders_are_checked(joint_cfg):
