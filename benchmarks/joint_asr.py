@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             manifest = options.data / name / "manifest.jsonl"
             report = score_words(pair_words(manifest, system.run(manifest)).sessions)
             rows.append({"system": system.name, "set": name, **row(report)})
-            details[f"{system.name}, {name}"] = report.to_dict()
+            details[f"{system.name}, {name}"] = [
+                [s.recording, s.cpwer.errors, s.cpwer.words] for s in report.recordings
+            ]
             sys.stderr.write(f"{system.name}, {name}: cpWER {rows[-1]['cpWER %']}\n")
     print(markdown(rows))
     if options.out is not None:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "curves": {
                 name: read_curves(Path(folder)) for name, _, folder in (c.partition("=") for c in options.curves)
             },
-            "details": details,
+            "errors_and_words_by_session": details,
         }
         options.out.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
         if options.curves:
