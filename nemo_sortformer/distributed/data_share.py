@@ -57,13 +57,13 @@ def refuse_unlike(everyone: list[dict[str, Any]], tensor_size: int) -> None:
             ours, theirs = everyone[first], everyone[rank]
             if ours == theirs and _DRAWN not in ours.values():
                 continue
+            size = f"model.parallel.tensor_parallel_size: {tensor_size}"
             raise ConfigError(
-                f"With `model.parallel.tensor_parallel_size: {tensor_size}` the processes {first} and {rank} share each"
-                f" layer, so they must read the same data, but the loader of {first} has {ours} and that of {rank} has"
-                f" {theirs} (`{_DRAWN}` is another number in each process). Set numbers as `seed` and `shard_seed` of"
-                f" the data; for shards that workers read, use this collection's own data sets, or make the loader for"
-                f" the share `trainer.strategy.data_parallel_rank` of `data_parallel_size`; or set"
-                f" `tensor_parallel_size: 1`."
+                f"With `{size}` the processes {first} and {rank} share each layer, so they must read the same data, "
+                f"but the loader of {first} has {ours} and that of {rank} has {theirs} (`{_DRAWN}` is another number "
+                f"in each process). Set numbers as `seed` and `shard_seed` of the data; for shards that workers read, "
+                f"use this collection's own data sets, or make the loader for the share "
+                f"`trainer.strategy.data_parallel_rank` of `data_parallel_size`; or set `tensor_parallel_size: 1`."
             )
 
 

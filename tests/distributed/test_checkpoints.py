@@ -167,20 +167,46 @@ def test_parts_lie_on_their_processes(folder, layouts):
     assert (folder / "parts.ckpt").stat().st_size < small / 2, "the file that names them holds no weights"
 
 
+def model_in(path):
+    """The model of a .nemo file whose class is that of a worker."""
+    cfg = nemo_bridge.read_nemo_config(path)
+    cfg.pop("target")
+    model = SortformerDiarizer(cfg=cfg).eval()
+    model.load_state_dict(nemo_bridge.read_nemo_weights(path))
+    return model
+
+
+def diarized(model):
+    """Segments and probabilities of something to hear."""
+    audio = 0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0)).numpy()
+    segments, probs = model.diarize(audio, sample_rate=16000, include_tensor_outputs=True, verbose=False)
+    return segments[0], probs[0]
+
+
 def test_the_nemo_file_is_that_of_one_process(layouts, folder, tmp_path):
     path = folder / "whole.nemo"
     weights = nemo_bridge.read_nemo_weights(path)
     for name, weight in layouts["straight"]["weights"].items():
         assert torch.equal(weights[name], weight), name
-    cfg = nemo_bridge.read_nemo_config(path)
-    cfg.pop("target")
-    model = SortformerDiarizer(cfg=cfg).eval()
-    model.load_state_dict(weights)
+    model = model_in(path)
     model.save_to(str(tmp_path / "alone.nemo"))
     restored = SortformerDiarizer.restore_from(str(tmp_path / "alone.nemo")).eval()
-    audio = 0.1 * torch.randn(32000, generator=torch.Generator().manual_seed(0)).numpy()
-    options = {"sample_rate": 16000, "include_tensor_outputs": True, "verbose": False}
-    assert torch.equal(model.diarize(audio, **options)[1][0], restored.diarize(audio, **options)[1][0])
+    assert torch.equal(diarized(model)[1], diarized(restored)[1])
+
+
+def test_the_nemo_file_of_four_processes_diarizes_as_that_of_one(run_processes, tmp_path):
+    split = {"tensor_parallel_size": 2, "zero_stage": 3}
+    four, one = tmp_path / "four.nemo", tmp_path / "one.nemo"
+    (trained,) = run_processes("resume.py", 4, *legs({"parallel": split, "steps": 3, "nemo": str(four)}))
+    run_processes("resume.py", 1, *legs({"parallel": {}, "steps": 3, "nemo": str(one)}))
+    weights = nemo_bridge.read_nemo_weights(four)
+    for name, weight in trained["weights"].items():
+        assert torch.equal(weights[name], weight), name
+    (segments, probs), (wanted_segments, wanted_probs) = diarized(model_in(four)), diarized(model_in(one))
+    assert segments == wanted_segments
+    assert_close(probs, wanted_probs, rtol=0, atol=1e-5)
+    untrained = SortformerDiarizer(cfg=model_in(one).cfg).eval()
+    assert (diarized(untrained)[1] - wanted_probs).abs().max() > 1e-3, "three steps change what it says"
 
 
 @pytest.mark.parametrize("parallel", [ZERO3, SHARDS], ids=["one file", "parts"])

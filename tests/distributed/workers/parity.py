@@ -9,6 +9,10 @@ from lightning.pytorch import Callback
 from nemo.utils import logging
 from small import (
     RANK,
+    WORLD,
+    Diarizer,
+    DoubleDiarizer,
+    Half,
     collate,
     everyone,
     local_bytes,
@@ -49,6 +53,11 @@ class NoAllReduce(Callback):
         trainer.strategy.model.require_backward_grad_sync = False
 
 
+AFFINITY = {"dim": 8, "weight": 0.5, "max_frames": 64}
+"""Its loss compares embeddings that are much alike before training: differences of nearly equal numbers. A sum in
+another order then changes the gradient by 1e-6, and in five steps by 1e-5. So layouts are compared without it, or with
+it in float64."""
+DOUBLE = {"affinity": AFFINITY, "kind": DoubleDiarizer}
 SMOOTH = {"state_encoder": "TransformerStateEncoder", "loss": {"pil_weight": 0.0}}
 """Where rounding makes no other order of speakers the best one: what is left is the rounding of each value."""
 
@@ -68,9 +77,20 @@ LAYOUTS = {
     "hybrid accumulated": {"parallel": {"zero_stage": 2, "replicate_size": 2}, "accumulate": 2},
     "tensor": {"parallel": {"tensor_parallel_size": 2}, "clip": 0.5},
     "tensor sequence": {"parallel": {"tensor_parallel_size": 2, "sequence_parallel": True, "zero_stage": 3}},
+    "ddp affinities": {"strategy": "ddp", **DOUBLE},
+    "zero3 affinities": {"parallel": {"zero_stage": 3}, **DOUBLE},
+    "hybrid affinities": {"parallel": {"zero_stage": 3, "replicate_size": 2}, **DOUBLE},
+    "zero3 affinities in float32": {"parallel": {"zero_stage": 3}, "affinity": AFFINITY},
     "bf16": {"parallel": {"dtype": "bf16", "zero_stage": 0}, **SMOOTH},
-    "bf16 zero3": {"parallel": {"dtype": "bf16", "zero_stage": 3}, **SMOOTH},
-    "fp16 overflow": {"parallel": {"dtype": "fp16", "zero_stage": 2}, "callbacks": [Overflow], "skip": 2, **SMOOTH},
+    "bf16 zero3": {"parallel": {"dtype": "bf16", "zero_stage": 3}, "affinity": AFFINITY},
+    "fp16": {"parallel": {"dtype": "fp16", "zero_stage": 2, "fp16_init_scale": 1024.0}},
+    "fp16 overflow": {
+        "parallel": {"dtype": "fp16", "zero_stage": 2},
+        "callbacks": [Overflow],
+        "skip": 2,
+        "optim": OPTIM | {"sched": {"name": "StepLR", "step_size": 1, "gamma": 0.5}},
+        **SMOOTH,
+    },
     "no all-reduce": {"strategy": "ddp", "callbacks": [NoAllReduce]},
     "no frame counts": {"strategy": "ddp", "plain_mean": True},
 }
@@ -78,7 +98,8 @@ LAYOUTS = {
 
 def changes(layout):
     """The settings of the model in a layout."""
-    return {"optim": OPTIM} | {name: layout[name] for name in ("state_encoder", "loss", "optim") if name in layout}
+    names = ("state_encoder", "loss", "optim", "affinity")
+    return {"optim": OPTIM, "affinity": None} | {name: layout[name] for name in names if name in layout}
 
 
 def evaluate(model):
@@ -116,6 +137,7 @@ def run(name):
             BATCHES,
             strategy=layout.get("strategy", "nemo_sortformer"),
             validation=VALIDATION,
+            kind=layout.get("kind", Diarizer),
             callbacks=[callback() for callback in layout.get("callbacks", [])],
             check_val_every_n_epoch=None,
             val_check_interval=4 if "accumulate" in layout else STEPS,
@@ -127,6 +149,7 @@ def run(name):
     states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     weights = whole_state(model)
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     return {
         "losses": [loss * layout.get("accumulate", 1) for loss in mean_over_processes(watch.losses)],
         "gradients": watch.gradients,
@@ -138,11 +161,21 @@ def run(name):
         "state_bytes": everyone(local_bytes(states)),
         "dtypes": {str(parameter.dtype) for parameter in trained},
         "skipped": None if scaler is None else everyone(scaler.skipped_steps),
+        "schedule": [(one.last_epoch, one.get_last_lr()[0]) for one in schedules],
         "scale": None if scaler is None else everyone(scaler.scale),
     }
 
 
-def by_hand(name):
+def rounding(name):
+    """How a layout in half precision rounds."""
+    parallel = LAYOUTS[name].get("parallel", {})
+    if parallel.get("dtype") == "bf16":
+        return Half(torch.bfloat16, WORLD)
+    scale = parallel.get("fp16_init_scale", 65536.0)
+    return Half(torch.float16, WORLD, scale) if parallel.get("dtype") == "fp16" else None
+
+
+def by_hand(name, half=None):
     """The reference of a layout."""
     layout = LAYOUTS[name]
     batches = list(BATCHES)
@@ -154,6 +187,8 @@ def by_hand(name):
         accumulate=layout.get("accumulate", 1),
         clip=layout.get("clip"),
         skip=layout.get("skip"),
+        kind=layout.get("kind", Diarizer),
+        half=half,
     )
     result["metrics"] = evaluate(result.pop("model"))
     return result
@@ -164,10 +199,12 @@ if __name__ == "__main__":
     for name in sys.argv[2:]:
         results[name] = run(name)
         key = tuple(LAYOUTS[name].get(part) for part in ("accumulate", "clip", "skip", "state_encoder"))
-        key += (str(changes(LAYOUTS[name])),)
+        key += (str(changes(LAYOUTS[name])), LAYOUTS[name].get("kind"))
         if RANK == 0:
             references.setdefault(key, None)
             references[key] = references[key] or by_hand(name)
             results[name]["reference"] = references[key]
+            if rounding(name) is not None:
+                results[name]["rounded"] = by_hand(name, rounding(name))
         dist.barrier()
     save(results, sys.argv[1])

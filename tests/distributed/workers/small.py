@@ -1,10 +1,12 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """What the scripts beside this one share: a small diarizer, its data, and training it in any layout."""
 
+import functools
 import logging
 import os
 import warnings
 from itertools import count
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ from omegaconf import OmegaConf
 from torch.distributed.tensor import DTensor
 
 import nemo_sortformer.distributed  # noqa: F401 - the strategy
+from nemo_sortformer.distributed import units
 from nemo_sortformer.models.diarizer import SortformerDiarizer
 
 warnings.filterwarnings("ignore")
@@ -134,15 +137,14 @@ class Diarizer(SortformerDiarizer):
 
 
 class Watch(Callback):
-    """Keeps the losses, and the gradients of the first step and the last, before they are clipped."""
+    """Keeps the losses, and the gradients of all steps, before they are clipped."""
 
     def __init__(self):
         self.losses, self.gradients = [], {}
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        if trainer.global_step in (0, trainer.max_steps - 1):
-            grads = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-            self.gradients[trainer.global_step] = {name: full(grad).clone() for name, grad in grads.items()}
+        grads = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        self.gradients[trainer.global_step] = {name: full(grad).clone() for name, grad in grads.items()}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]))
@@ -156,6 +158,21 @@ def full(tensor):
 def whole_state(model):
     """Whole weights and buffers."""
     return {name: full(value).clone() for name, value in model.state_dict().items()}
+
+
+class DoubleDiarizer(Diarizer):
+    """The same in float64, where sums in another order are the same to twelve digits."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.double()
+
+    def compute_losses(self, batch):
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):  # losses are float32 otherwise
+            return super().compute_losses(batch)
+
+    def forward_features(self, features, lengths, **options):
+        return super().forward_features(features.double(), lengths, **options)
 
 
 def new_model(cfg, *, trainer=None, seed=0, kind=Diarizer):
@@ -207,23 +224,31 @@ def train(
     return trainer, model, watch
 
 
-def reference(cfg, batches, *, accumulate=1, clip=None, skip=None, seed=0):
-    """The same training by hand, in one process, in float32: losses, gradients and norms per step, weights at last.
+def reference(cfg, batches, *, accumulate=1, clip=None, skip=None, seed=0, kind=Diarizer, half=None):
+    """The same training by hand, in one process: losses, gradients and norms per step, weights at last.
 
-    Step `skip` changes no weight.
+    With `half`, a :class:`Half`, in its precision, otherwise in that of the weights.
+
+    Step `skip` changes no weight, and the schedule of the learning rate does not count it.
     """
     cfg = OmegaConf.merge(cfg, {"parallel": None})
-    model = new_model(cfg, seed=seed)
+    model = new_model(cfg, seed=seed, kind=kind)
     model.encoder.sync_max_audio_length = False  # one process alone would wait for the others
     optim = dict(cfg.optim)
+    decay = optim.pop("sched", {"gamma": 1.0})["gamma"]
     cls = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optim.pop("name")]
     optimizer = cls([p for p in model.parameters() if p.requires_grad], **optim, foreach=False)
     model.train()
+    if half is not None:
+        half.prepare(new_model(cfg, kind=kind))
     losses, gradients, norms = [], [], []
     step = count(1)
     for items in batches:
-        loss = model.compute_losses(collate(items))[0]
-        (loss / accumulate).backward()
+        if half is None:
+            loss = model.compute_losses(collate(items))[0]
+            (loss / accumulate).backward()
+        else:
+            loss = half.backward(model, items)
         losses.append(float(loss))
         if next(step) % accumulate:
             continue
@@ -232,13 +257,86 @@ def reference(cfg, batches, *, accumulate=1, clip=None, skip=None, seed=0):
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained, clip or float("inf"))))
         if skip != len(gradients) - 1:
             optimizer.step()
+            for group in optimizer.param_groups:
+                group["lr"] *= decay
         optimizer.zero_grad()
     return {"losses": losses, "gradients": gradients, "norms": norms, "weights": model.state_dict(), "model": model}
 
 
+class Half:
+    """Forward and backward as several processes with half-precision layers make them, written out for one.
+
+    Layers, rests of encoders and parts of heads compute with copies of the weights in `dtype` and round what comes in.
+    Each process's gradients are rounded to `dtype`, and summed up in float32.
+
+    Args:
+        dtype: of the copies.
+        shares: how many processes read a share each of the batch.
+        scale: factor on the loss.
+    """
+
+    def __init__(self, dtype, shares, scale=1.0):
+        self.dtype, self.shares, self.scale = dtype, shares, scale
+
+    def backward(self, model, items):
+        """Add to the gradients of `model` those of a batch; the mean of the processes' losses."""
+        half, results = self.model, []
+        with torch.no_grad():
+            for copy, parameter in zip(half.parameters(), model.parameters(), strict=True):
+                copy.copy_(parameter)
+        for batch in (collate(items[rank :: self.shares]) for rank in range(self.shares)):
+            _, parts, (_, targets, lengths) = half.compute_losses(batch)
+            counts = torch.stack(list(half._counts_of(parts, targets, lengths).values())).float()
+            results.append((parts, counts))
+        mean_count = (sum(counts for _, counts in results) / self.shares).clamp(min=1 / self.shares)
+        total = 0.0
+        trained = dict(model.named_parameters())
+        for parts, counts in results:
+            weights = counts / mean_count
+            loss = half.total_loss({name: part * weight for (name, part), weight in zip(parts.items(), weights)})
+            (loss * self.scale).backward()
+            total += float(loss.detach()) / self.shares
+            for name, parameter in half.named_parameters():
+                if parameter.grad is not None:
+                    grad = parameter.grad.float() / self.shares / self.scale
+                    trained[name].grad = grad if trained[name].grad is None else trained[name].grad + grad
+                    parameter.grad = None
+        return total
+
+    def prepare(self, half):
+        """Take a model whose parts shall have weights in half precision, and round what they are given."""
+        self.model = half.train()
+        half.encoder.sync_max_audio_length = False
+        for _, encoder in units.encoders(half):
+            for module in (*units.layers(encoder), encoder):
+                self.round_inputs(module)
+        for _, module in units.head_parts(half):
+            self.round_inputs(module)
+
+    def round_inputs(self, module):
+        """Round a module's weights, and from now on its inputs."""
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(self.dtype)
+        for name in ("forward", *units.entries(module)):
+            setattr(module, name, self.rounding(getattr(module, name)))
+
+    def rounding(self, method):
+        """A method that rounds all numbers that it is given."""
+
+        def rounded(value):
+            return value.to(self.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+        @functools.wraps(method)
+        def call(*args, **kwargs):
+            args, kwargs = torch.utils._pytree.tree_map(rounded, (args, kwargs))
+            return method(*args, **kwargs)
+
+        return call
+
+
 def mean_over_processes(values):
     """Mean of each number over all processes."""
-    total = torch.tensor(values)
+    total = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(total)
     return (total / dist.get_world_size()).tolist()
 
