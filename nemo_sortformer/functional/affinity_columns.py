@@ -61,7 +61,10 @@ def _column(voices: Tensor, left: Tensor, never: Tensor, scale: Tensor, margin: 
     first = opens * torch.exp(refused - so_far)
     found = -torch.expm1(-so_far[:, -1:])
     seed = box(first[:, None], rules.seed_frames)[:, 0]
-    weights, lengths, means, alike = [seed * left], [], [], []
+    weights: list[Tensor] = [seed * left]
+    lengths: list[Tensor] = []
+    means: list[Tensor] = []
+    alike: list[Tensor] = []
     for guess in range(rules.refinements + 1):
         if guess:
             weights.append(alike[-1] * found * left)
@@ -91,7 +94,8 @@ def affinity_columns(
     tensors = (voices, speech, scale, margin)
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors)):
         return _together(make_columns(voices, speech, never, scale, margin, rules))
-    return _Columns.apply(voices, speech, never, scale, margin, rules)
+    labels: Tensor = _Columns.apply(voices, speech, never, scale, margin, rules)  # type: ignore[no-untyped-call]
+    return labels
 
 
 def _together(columns: list[Column]) -> Tensor:
@@ -167,8 +171,9 @@ def _columns_of(flat: list[Tensor], rules: Rules) -> list[Column]:
     columns = []
     for start in range(0, len(flat), size):
         one = flat[start : start + size]
-        groups = (tuple(one[6 + i * guesses : 6 + (i + 1) * guesses]) for i in range(4))
-        columns.append(Column(*one[:6], *groups))
+        weights, lengths, means, alike = (tuple(one[6 + i * guesses : 6 + (i + 1) * guesses]) for i in range(4))
+        left, score, opens, first, found, seed = one[:6]
+        columns.append(Column(left, score, opens, first, found, seed, weights, lengths, means, alike))
     return columns
 
 
