@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_sortformer.baselines import DeepSetsEncoder, PoolingHead, SetTransformerEncoder
+from nemo_sortformer.functional.affinity_labels import labels_from_affinities
 from nemo_sortformer.functional.arrival import arrival_frames, sort_by_arrival
 from nemo_sortformer.functional.counts import der_counts, speaker_count_counts
 from nemo_sortformer.functional.losses import (
@@ -206,6 +207,24 @@ def test_for_the_embeddings_of_the_classes_mapping_invariance_is_not_built_in():
     exchanged = vectors[[1, 0, 2, 3]]
     one, other = encoder(encoder_states=labels.double() @ vectors), encoder(encoder_states=labels.double() @ exchanged)
     assert (one - other).abs().max() > 1e-3
+
+
+@given(seed=seeds)
+@pytest.mark.parametrize("causal", [False, True])
+def test_for_labels_from_affinities_mapping_invariance_is_built_in(causal, seed):
+    """They depend on who is alike only: any rotation of the embeddings, two classes' exchange for one, is the same."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(1, FRAMES, CLASSES, dtype=torch.float64, generator=generator)
+    embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+    speech = torch.rand(1, FRAMES, dtype=torch.float64, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(CLASSES, CLASSES, dtype=torch.float64, generator=generator))[0]
+    exchanged = embeddings[..., [1, 0, 2, 3]]
+    labels = labels_from_affinities(embeddings, speech, CLASSES, causal=causal)
+    for other in (exchanged, embeddings @ rotation):
+        # to about the tiny number that keeps a mean of nothing away from zero
+        torch.testing.assert_close(
+            labels_from_affinities(other, speech, CLASSES, causal=causal), labels, atol=1e-3, rtol=0
+        )
 
 
 # Equation 7: f(tau(x)) = tau(f(x)) with f the sort by arrival

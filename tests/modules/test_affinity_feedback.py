@@ -51,6 +51,33 @@ def test_in_causal_mode_the_past_does_not_know_the_future():
         assert_close(whole[:, :past], part)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [[50, 1, 0], [0, 0, 0], [1, 1, 1]])
+def test_recordings_of_no_frame_or_one_and_without_speech_make_no_nan(lengths, causal):
+    encoder, (states, embeddings) = build(causal=causal).train(), inputs()
+    with torch.no_grad():
+        encoder.layers[0].feedback.speech.bias.fill_(-200.0)  # nobody speaks, as sure as numbers can be
+    embeddings.requires_grad_()
+    mask = lengths_to_mask(torch.tensor(lengths), FRAMES)
+    output, labels = encoder.forward_with_labels(states, mask, embeddings=embeddings)
+    (output.square().sum() + sum(one[mask].square().sum() for one in labels)).backward()
+    assert output.isfinite().all()
+    assert not output[~mask].any()
+    assert all(one.isfinite().all() for one in labels)
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
+    assert embeddings.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("garbage", [1e6, float("inf"), float("nan")])
+@torch.no_grad()
+def test_what_stands_in_the_padding_is_not_read(garbage):
+    encoder, (states, embeddings) = build(), inputs()
+    mask = lengths_to_mask(torch.tensor([50, 31, 8]), FRAMES)
+    expected = encoder.forward_with_labels(states, mask, embeddings=embeddings)[0]
+    states, embeddings = (x.masked_fill(~mask[..., None], garbage) for x in (states, embeddings))
+    assert torch.equal(encoder.forward_with_labels(states, mask, embeddings=embeddings)[0], expected)
+
+
 def test_label_estimates_are_of_who_is_alike():
     encoder = build(hidden_size=16)
     truth = F.one_hot(torch.tensor([2, 2, 0, 1, 0, 2]), 3).repeat_interleave(20, 0)
