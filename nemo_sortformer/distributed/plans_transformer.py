@@ -119,11 +119,14 @@ class PaddedSortformerEncoder(SortformerEncoder):
     group: TensorGroup
 
     def forward_with_labels(
-        self, encoder_states: Tensor, encoder_mask: Tensor | None = None
+        self, encoder_states: Tensor, encoder_mask: Tensor | None = None, embeddings: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """As :class:`SortformerEncoder`."""
+        """As :class:`SortformerEncoder`; all processes have all embeddings."""
         num_frames = encoder_states.shape[1]
-        states, layer_logits = super().forward_with_labels(*_pad(self.group, encoder_states, encoder_mask))
+        states, mask = _pad(self.group, encoder_states, encoder_mask)
+        if embeddings is not None:
+            embeddings = self.group.pad_frames(embeddings)
+        states, layer_logits = super().forward_with_labels(states, mask, embeddings)
         return states[:, :num_frames], [logits[:, :num_frames] for logits in layer_logits]
 
 
@@ -146,11 +149,6 @@ def check_state_encoder(
         ValueError: a number of heads, inner units or channels that `size` does not divide, or a class without a plan.
     """
     check_class(encoder, (TransformerStateEncoder, SortformerEncoder), where)
-    if sequence_parallel and getattr(encoder, "affinity_layers", 0):
-        raise ValueError(
-            f"`{where}.affinity_layers` must be 0 with sequence parallelism, as labels from affinities need all "
-            f"frames on each process, but is {encoder.affinity_layers}. Set `model.parallel.sequence_parallel=false`."
-        )
     for index, layer in enumerate(encoder.layers):
         place = f"{where}.layers.{index}"
         for name, part in layer.named_children():
@@ -194,20 +192,21 @@ def _plan(layer: TransformerStateLayer | SortformerLayer, group: TensorGroup) ->
             if group.sequence_parallel:
                 plan[f"{name}.layer_dropout"] = split_dropout(group)
         elif isinstance(part, LabelFeedback):
-            plan |= _feedback_plan(name, group)
+            plan |= _feedback_plan(name, "labels", group)
         elif isinstance(part, AffinityFeedback):
-            plan[f"{name}.speech"] = InGroup(AgreedLinear, group)
+            plan |= _feedback_plan(name, "speech", group)
         elif group.sequence_parallel:
             plan |= _frame_plan(name, part, group)
     return plan
 
 
-def _feedback_plan(name: str, group: TensorGroup) -> dict[str, ParallelStyle]:
+def _feedback_plan(name: str, estimate: str, group: TensorGroup) -> dict[str, ParallelStyle]:
+    """All processes have the estimates of all frames, made by the map `estimate`, and find the same order."""
     if not group.sequence_parallel:
-        return {f"{name}.labels": InGroup(AgreedLinear, group)}
+        return {f"{name}.{estimate}": InGroup(AgreedLinear, group)}
     return {
         f"{name}.norm": InGroup(FrameNorm, group),
-        f"{name}.labels": InGroup(FrameLinear, group),
+        f"{name}.{estimate}": InGroup(FrameLinear, group),
         f"{name}.encoding": InGroup(FramePermutationEncoding, group),
     }
 

@@ -22,7 +22,7 @@ def wrong(found):
 
 
 def test_two_processes_train_as_one(on_two):
-    assert len(on_two["parity"]) == 23
+    assert len(on_two["parity"]) == 24
     for case, found in on_two["parity"].items():
         assert not wrong(found), (case, found)
         assert found["ranks differ"] == 0, case
@@ -98,7 +98,6 @@ def test_a_process_holds_what_the_formulas_of_memory_say(on_two):
             "must divide the 33 inner units of `transformer_encoder.layers.0.feed_forward`, but is 2. Set it to",
         ),
         ("groups", "must divide the 1 groups of `encoder.layers.0.conv.batch_norm`, but is 2."),
-        ("affinities", "`transformer_encoder.affinity_layers` must be 0 with sequence parallelism"),
         ("stochastic depth", "`sequence_parallel` must be false with `stochastic_depth_drop_prob` above 0"),
     ],
 )

@@ -140,8 +140,6 @@ def parity(mesh):
     results = {}
     for sequence_parallel in (False, True):
         for name, case in cases.items():
-            if sequence_parallel and name == "affinities":
-                continue  # refused, see below
             key = name + (", sequence" if sequence_parallel else "")
             results[key] = compare(mesh, sequence_parallel=sequence_parallel, **case)
     return results
@@ -308,7 +306,6 @@ def errors(mesh):
         "inner": {"state_encoder": SORTFORMER | {"inner_size": 33}},
         "groups": {"conv_norm_type": "group_norm1"},
         "stochastic depth": {"stochastic_depth_drop_prob": 0.1},
-        "affinities": AFFINITIES,
     }
     for name, case in odd.items():
         model = build(**case)
