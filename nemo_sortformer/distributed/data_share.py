@@ -73,7 +73,8 @@ def describe_share(loader: Any) -> dict[str, Any]:
     streamed = getattr(getattr(loader, "dataset", None), "sampler", None)
     roots = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None), streamed]
     for number, sampler in enumerate(one for root in roots for one in _samplers(root)):
-        for name in ("rank", "world_size", "num_replicas", "seed"):
+        seed = ("seed",) if getattr(sampler, "shuffle", True) else ()
+        for name in ("rank", "world_size", "num_replicas", *seed):
             value = getattr(sampler, name, None)
             if isinstance(value, (int, str)):
                 found[f"{type(sampler).__name__} {number} {name}"] = value

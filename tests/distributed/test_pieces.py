@@ -320,6 +320,14 @@ def test_neighbours_that_would_read_other_data_are_refused(cuts, changes, words)
     assert "the processes 0 and 1" in str(error.value)
 
 
+def test_a_seed_that_orders_nothing_does_not_matter(cuts):
+    loaders = [lhotse_loader(cuts, rank, 2, batch_size=2, shuffle=False, shard_seed="trng") for rank in range(2)]
+    for loader in loaders:
+        data_share.read_data_share(loader, 0, 1)
+    data_share.refuse_unlike([data_share.describe_share(loader) for loader in loaders], 2)
+    assert list(loaders[0]) == list(loaders[1])
+
+
 def test_loaders_of_manifests_are_compared_too():
     sampler = torch.utils.data.DistributedSampler
     loaders = [DataLoader(range(8), sampler=sampler(range(8), num_replicas=2, rank=rank)) for rank in range(2)]
