@@ -9,15 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from nemo_sortformer.data.audio import AudioError, audio_info, read_audio
 from nemo_sortformer.data.batch import DiarizationItem
-from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog, TooManyFailuresError
+from nemo_sortformer.data.failures import FailureLog
 from nemo_sortformer.data.labels import LabelReader
 from nemo_sortformer.data.manifest import ManifestEntry, ManifestError, read_manifest
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.data.targets import TooManySpeakersError, named_targets
+from nemo_sortformer.data.windowed_dataset import WindowedDataset, windows_in_a_row
 
 __all__ = ["DiarizationDataset", "RecordingDataset"]
 
@@ -28,7 +28,7 @@ _REDRAWS = 10
 _CROP_GRID = 100
 
 
-class RecordingDataset(Dataset[ItemT]):
+class RecordingDataset(WindowedDataset[ItemT]):
     """Audio and frame targets of the recordings of one or more manifests; a subclass says what an item is.
 
     A recording longer than `session_len_sec` is cut. In training it gives as many items as it is windows long, each a
@@ -75,46 +75,13 @@ class RecordingDataset(Dataset[ItemT]):
         self.num_slots = num_slots
         self.subsampling = subsampling
         self.session_len_sec = session_len_sec if session_len_sec and session_len_sec > 0 else None
-        self.training = training
-        self.seed = seed
         self.sample_rate = sample_rate
         self.threshold = threshold
         self.keep_earliest_speakers = keep_earliest_speakers
-        self.failures = FailureLog(max_failed_share, [str(entry.audio_filepath) for entry in self.entries])
         self._labels = LabelReader()
         self._seconds = [entry.duration for entry in self.entries]
-        # In shared memory, so that workers that live for several epochs see the new one.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self.windows = [(index, *window) for index in range(len(self.entries)) for window in self._cut(index)]
-        """Entry, start within it and length of each item, in seconds; NaN as start: drawn at random."""
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the random windows are drawn for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the windows of this epoch from now on, in all worker processes."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> ItemT:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"`index` must be less than {len(self)}, but is {index}.")
-        index %= len(self)
-        last_error: Exception | None = None
-        for place in range(index, index + len(self)):
-            window = self.windows[place % len(self)]
-            if self.failures.has_failed(window[0]):
-                continue
-            try:
-                return self._read(place % len(self), *window)
-            except DATA_ERRORS as error:
-                last_error = error
-                self.failures.record(error, index=window[0])
-        raise TooManyFailuresError("Not one recording of the data set can be read.") from last_error
+        failures = FailureLog(max_failed_share, [str(entry.audio_filepath) for entry in self.entries])
+        super().__init__(len(self.entries), failures, training=training, seed=seed)
 
     @abstractmethod
     def _check(self, entry: ManifestEntry) -> None:
@@ -131,7 +98,7 @@ class RecordingDataset(Dataset[ItemT]):
         """Make the item of a stretch; `speakers` are those of the first columns of `targets`."""
 
     def _cut(self, entry_index: int) -> list[tuple[float, float | None]]:
-        """Start and length of each item of an entry; opens the file where the manifest does not say how long it is."""
+        """In seconds, NaN as start: drawn at random; opens the file where the manifest does not say how long it is."""
         entry, limit, seconds = self.entries[entry_index], self.session_len_sec, self._seconds[entry_index]
         if limit is None:
             return [(0.0, entry.duration)]
@@ -145,9 +112,7 @@ class RecordingDataset(Dataset[ItemT]):
             return [(0.0, entry.duration)]
         if self.training:
             return [(math.nan, limit)] * max(round(seconds / limit), 1)
-        number = max(math.ceil((seconds - _SHORTEST_TAIL_SECONDS) / limit), 1)
-        starts = [place * limit for place in range(number)]
-        return [(start, limit) for start in starts[:-1]] + [(starts[-1], seconds - starts[-1])]
+        return list(windows_in_a_row(seconds, limit, shortest_tail=_SHORTEST_TAIL_SECONDS))
 
     def _read(self, index: int, entry_index: int, start: float, length: float | None) -> ItemT:
         entry = self.entries[entry_index]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from nemo_sortformer.data.class_labels import TooManyClassesError, class_targets, label_matrix, segment_labels
 from nemo_sortformer.data.embedding_files import (
@@ -21,10 +20,11 @@ from nemo_sortformer.data.embedding_files import (
     entry_of_arrays,
     read_embedding_manifest,
 )
-from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog, TooManyFailuresError
+from nemo_sortformer.data.failures import DATA_ERRORS, FailureLog
 from nemo_sortformer.data.labels import LabelReader
 from nemo_sortformer.data.loaders import EpochSampler
 from nemo_sortformer.data.manifest import ManifestError
+from nemo_sortformer.data.windowed_dataset import WindowedDataset, windows_in_a_row
 
 if TYPE_CHECKING:
     from nemo_sortformer.config.labeler import EmbeddingDatasetConfig
@@ -89,7 +89,7 @@ def collate_embeddings(items: Sequence[EmbeddingItem]) -> EmbeddingBatch:
     return EmbeddingBatch(embeddings, lengths, targets, lengths.clone())
 
 
-class EmbeddingDataset(Dataset[EmbeddingItem]):
+class EmbeddingDataset(WindowedDataset[EmbeddingItem]):
     """Embeddings and sorted targets of the sequences of one or more manifests.
 
     A sequence longer than `max_frames` is cut, and only the cut is read from a memory-mapped file. In training it
@@ -116,6 +116,8 @@ class EmbeddingDataset(Dataset[EmbeddingItem]):
         ManifestError: a manifest cannot be used; the message says which line.
     """
 
+    survived = (EmbeddingError, *DATA_ERRORS)
+
     def __init__(
         self,
         manifest: str | Path | Sequence[str | Path] | Sequence[EmbeddingEntry],
@@ -133,45 +135,19 @@ class EmbeddingDataset(Dataset[EmbeddingItem]):
         self.entries = _entries(manifest)
         self.num_classes = dict(num_classes) if isinstance(num_classes, Mapping) else {"": num_classes}
         self.input_dim, self.frame_seconds, self.threshold = input_dim, frame_seconds, threshold
-        self.max_frames, self.training, self.seed = max_frames, training, seed
+        self.max_frames = max_frames
         self.keep_earliest_classes = keep_earliest_classes
-        self.failures = FailureLog(
+        failures = FailureLog(
             max_failed_share,
             [entry.where.strip("`") for entry in self.entries],
             what="sequences",
             hint="Repair them or leave them out.",
         )
         self._rttm = LabelReader()
-        # In shared memory, so that workers that live for several epochs see the new one.
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self.windows = [(index, *window) for index in range(len(self.entries)) for window in self._cut(index)]
-        """Entry, first frame (-1: drawn at random) and length (None: all) of each item."""
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the windows of this epoch from now on, in all worker processes."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> EmbeddingItem:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"`index` must be less than {len(self)}, but is {index}.")
-        index %= len(self)
-        last_error: Exception | None = None
-        for place in range(index, index + len(self)):
-            window = self.windows[place % len(self)]
-            if self.failures.has_failed(window[0]):
-                continue
-            try:
-                return self._read(place % len(self), *window)
-            except (EmbeddingError, *DATA_ERRORS) as error:
-                last_error = error
-                self.failures.record(error, index=window[0])
-        raise TooManyFailuresError("Not one sequence of the data set can be used.") from last_error
+        super().__init__(len(self.entries), failures, training=training, seed=seed)
 
     def _cut(self, entry_index: int) -> list[tuple[int, int | None]]:
-        """Start and length of each item of an entry; opens the file where the manifest does not say how long it is."""
+        """In frames, -1 as start: drawn at random; opens the file where the manifest does not say how long it is."""
         entry, limit = self.entries[entry_index], self.max_frames
         if limit is None:
             return [(0, None)]
@@ -183,9 +159,7 @@ class EmbeddingDataset(Dataset[EmbeddingItem]):
             return [(0, None)]
         if self.training:
             return [(-1, limit)] * max(round(num_frames / limit), 1)
-        number = max(math.ceil(num_frames / limit - _SHORTEST_TAIL), 1)
-        starts = [place * limit for place in range(number)]
-        return [(start, limit) for start in starts[:-1]] + [(starts[-1], num_frames - starts[-1])]
+        return [(int(s), int(n)) for s, n in windows_in_a_row(num_frames, limit, shortest_tail=_SHORTEST_TAIL * limit)]
 
     def _read(self, index: int, entry_index: int, start: int, length: int | None) -> EmbeddingItem:
         entry = self.entries[entry_index]
@@ -196,7 +170,7 @@ class EmbeddingDataset(Dataset[EmbeddingItem]):
         if start >= 0:
             return self._make(entry, embeddings, labels, start, length)
         room = max(len(embeddings) - (length or 0), 0)
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = np.random.default_rng([self.seed, self.epoch, index])
         places = rng.integers(0, room + 1, size=_REDRAWS).tolist()
         for place in places[:-1]:
             try:

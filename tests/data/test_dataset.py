@@ -138,7 +138,7 @@ def test_too_many_bad_files_end_the_run_and_are_named(tmp_path):
         list(DiarizationDataset(path, num_slots=4, max_failed_share=0.1))
     for name in range(10):
         (tmp_path / f"r{name}.wav").unlink(missing_ok=True)
-    with pytest.raises(TooManyFailuresError, match="Not one recording"):
+    with pytest.raises(TooManyFailuresError, match="Not one of the recordings"):
         DiarizationDataset(path, num_slots=4, max_failed_share=1.0)[3]
 
 
