@@ -374,7 +374,7 @@ def test_the_page_of_claims_is_that_of_the_record():
     assert fill_blocks(page, "ablation", all_tables(summary)) == page
     words = re.sub(r"<!-- \w+: \w+ -->.*?<!-- end -->", "", page, flags=re.DOTALL)
     measured = {number for block in blocks(page, "ablation").values() for number in re.findall(r"\d+\.\d", block)}
-    for kind in ("cost", "speech"):
+    for kind in ("cost", "encoder_cost", "speech"):
         measured |= {number for block in blocks(page, kind).values() for number in re.findall(r"\d+\.\d+", block)}
     assert set(re.findall(r"(?<![\w.])\d+\.\d(?![\d.])", words)) <= measured  # no number that is in no table
 
