@@ -188,7 +188,7 @@ def transformer_encoder(encoder: TransformerStateEncoder, num_frames: int, cost:
     layers = []
     for layer in encoder.layers:
         attention, feed_forward = layer.first_sub_layer, layer.second_sub_layer
-        per_frame = norms + _self_attention(attention, width, num_frames, cost, rotated=False)
+        per_frame = norms + _self_attention(attention, width, num_frames, cost)
         per_frame += _feed_forward(feed_forward, width, cost)
         passing = _passing(attention, feed_forward.dense_in.out_features * cost.part, num_frames, cost)
         layers.append(Activations(num_frames * per_frame, passing=passing))
@@ -209,7 +209,7 @@ def _sortformer_layer(layer: SortformerLayer, encoder: SortformerEncoder, num_fr
     width, e, between = encoder.hidden_size, cost.element, cost.between
     norm = (width * e + NORM) * between
     per_frame = 2 * norm
-    per_frame += _self_attention(layer.attention, width, num_frames, cost, rotated=encoder.rotary_size > 0)
+    per_frame += _self_attention(layer.attention, width, num_frames, cost)
     per_frame += _feed_forward(layer.feed_forward, width, cost)
     if layer.conv is not None:
         channels = width * (cost.part if cost.sequence_parallel else 1)
@@ -221,13 +221,12 @@ def _sortformer_layer(layer: SortformerLayer, encoder: SortformerEncoder, num_fr
     return Activations(num_frames * per_frame, passing=passing)
 
 
-def _self_attention(attention: SelfAttention, width: int, num_frames: int, cost: Cost, *, rotated: bool) -> float:
-    """Bytes per frame behind the norm: input, queries, keys, values, mixed values; rotated ones lie another way."""
+def _self_attention(attention: SelfAttention, width: int, num_frames: int, cost: Cost) -> float:
+    """Bytes per frame behind the norm: input, queries, keys, values, mixed values."""
     fused = cost.fused_attention or not attention.score_dropout
     drop = cost.drop if attention.layer_dropout.p > 0 else 0
     pairs = _pairs(attention.num_heads, num_frames, attention.score_dropout, cost, fused=fused, bias=False)
-    tensors = 4 + (fused and rotated)
-    return width * (cost.element * (1 + tensors * cost.part) + drop * cost.between) + pairs
+    return width * (cost.element * (1 + 4 * cost.part) + drop * cost.between) + pairs
 
 
 def _feed_forward(feed_forward: FeedForward, width: int, cost: Cost) -> float:

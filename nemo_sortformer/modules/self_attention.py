@@ -91,6 +91,8 @@ def rotary_tables(num_frames: int, head_size: int, *, like: Tensor, base: float 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (i, i + half) of (batch, heads, frames, head_size) by its frame's angle; same shape and type."""
-    cos, sin = rotation
-    first, second = heads.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(heads.dtype)
+    cos, sin = (table[:, None] for table in rotation)
+    # frame by frame in memory, as queries come from their linear map: attention then gives its result likewise
+    first, second = heads.to(cos.dtype).transpose(1, 2).chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(heads.dtype).transpose(1, 2)
