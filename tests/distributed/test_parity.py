@@ -28,23 +28,9 @@ FP16 = 5e-3
 
 
 @pytest.fixture(scope="module")
-def two_sharded(run_processes):
-    return run_processes("parity.py", 2, *TWO_SHARDED)
-
-
-@pytest.fixture(scope="module")
-def two_steps(run_processes):
-    return run_processes("parity.py", 2, *TWO_STEPS)
-
-
-@pytest.fixture(scope="module")
-def two_half(run_processes):
-    return run_processes("parity.py", 2, *TWO_HALF)
-
-
-@pytest.fixture(scope="module")
-def two_affinities(run_processes):
-    return run_processes("parity.py", 2, *TWO_AFFINITIES)
+def two(run_processes):
+    """All layouts of two processes at once, which need each reference once and each process once."""
+    return run_processes("parity.py", 2, *TWO_SHARDED, *TWO_STEPS, *TWO_AFFINITIES, *TWO_HALF)
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +86,13 @@ def check_exact(result, *, dtype="torch.float32", exact=EXACT, later=None):
 
 
 @pytest.mark.parametrize("name", TWO_SHARDED)
-def test_two_processes_give_the_numbers_of_one(two_sharded, name):
-    check_exact(two_sharded[name])
+def test_two_processes_give_the_numbers_of_one(two, name):
+    check_exact(two[name])
 
 
 @pytest.mark.parametrize("name", TWO_STEPS)
-def test_two_processes_that_clip_accumulate_or_split_layers_give_the_numbers_of_one(two_steps, name):
-    check_exact(two_steps[name])
+def test_two_processes_that_clip_accumulate_or_split_layers_give_the_numbers_of_one(two, name):
+    check_exact(two[name])
 
 
 @pytest.mark.parametrize("name", [name for name in FOUR if "affinities" not in name])
@@ -115,17 +101,17 @@ def test_four_processes_give_the_numbers_of_one(four, name):
 
 
 @pytest.mark.parametrize("name", ["ddp affinities", "zero3 affinities", "hybrid affinities"])
-def test_with_the_affinity_loss_the_numbers_are_those_of_one_process_in_float64(two_affinities, four, name):
-    check_exact({**two_affinities, **four}[name], dtype="torch.float64", exact=EXACT_DOUBLE)
+def test_with_the_affinity_loss_the_numbers_are_those_of_one_process_in_float64(two, four, name):
+    check_exact({**two, **four}[name], dtype="torch.float64", exact=EXACT_DOUBLE)
 
 
-def test_in_float32_the_affinity_loss_makes_more_of_rounding(two_affinities):
-    check_exact(two_affinities["zero3 affinities in float32"], later=LATER)
+def test_in_float32_the_affinity_loss_makes_more_of_rounding(two):
+    check_exact(two["zero3 affinities in float32"], later=LATER)
 
 
 @pytest.mark.parametrize("name", ["bf16", "bf16 zero3", "fp16", "fp16 overflow"])
-def test_half_precision_is_that_of_one_process_that_rounds_alike(two_half, name):
-    result = two_half[name]
+def test_half_precision_is_that_of_one_process_that_rounds_alike(two, name):
+    result = two[name]
     assert result["dtypes"] == {"torch.float32"}, "the parameters that the optimizer changes"
     assert result["checksums"][0] == result["checksums"][1], "the same bits on both processes"
     found = errors(result, "rounded")
@@ -136,8 +122,8 @@ def test_half_precision_is_that_of_one_process_that_rounds_alike(two_half, name)
 
 
 @pytest.mark.parametrize("name", ["bf16", "bf16 zero3"])
-def test_bf16_differs_by_its_rounding_only(two_half, name):
-    result = two_half[name]
+def test_bf16_differs_by_its_rounding_only(two, name):
+    result = two[name]
     found = errors(result)
     assert result["dtypes"] == {"torch.float32"}, "the parameters that the optimizer changes"
     assert EXACT < found["gradient"] < BF16, found
@@ -145,8 +131,8 @@ def test_bf16_differs_by_its_rounding_only(two_half, name):
     assert found["weight"] < 1e-2, found
 
 
-def test_an_overflow_on_one_process_makes_all_leave_out_the_step(two_half):
-    result = two_half["fp16 overflow"]
+def test_an_overflow_on_one_process_makes_all_leave_out_the_step(two):
+    result = two["fp16 overflow"]
     assert result["skipped"] == [1, 1]
     assert result["scale"] == [32768.0, 32768.0]
     ((steps, rate),) = result["schedule"]
@@ -158,19 +144,19 @@ def test_an_overflow_on_one_process_makes_all_leave_out_the_step(two_half):
     assert found["weight"] < 1e-3, found
 
 
-def test_a_missing_all_reduce_is_noticed(two_half):
-    result = two_half["no all-reduce"]
+def test_a_missing_all_reduce_is_noticed(two):
+    result = two["no all-reduce"]
     assert result["checksums"][0] != result["checksums"][1]
     assert errors(result)["gradient"] > 100 * EXACT
 
 
-def test_a_mean_of_means_over_uneven_batches_is_noticed(two_half):
-    assert errors(two_half["no frame counts"])["gradient"] > 100 * EXACT
+def test_a_mean_of_means_over_uneven_batches_is_noticed(two):
+    assert errors(two["no frame counts"])["gradient"] > 100 * EXACT
 
 
 @pytest.mark.parametrize("name, parts", [("ddp", 1), ("zero0", 1), ("zero1", 2), ("zero2", 2), ("zero3", 2)])
-def test_each_process_holds_its_part(two_sharded, name, parts):
-    check_bytes(two_sharded[name], parts)
+def test_each_process_holds_its_part(two, name, parts):
+    check_bytes(two[name], parts)
 
 
 @pytest.mark.parametrize("name, parts", [("zero3", 4), ("hybrid", 2)])

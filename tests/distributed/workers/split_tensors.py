@@ -74,13 +74,27 @@ def relative(a, b):
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) if b.numel() else 0.0
 
 
+WHOLE = {}
+"""What the whole model came to, by settings: made once for all ways to split it."""
+
+
+def trained_whole(batch, settings):
+    """The whole model after some steps, with losses, first gradients and outputs."""
+    key = str((batch[0].shape, settings))
+    if key not in WHOLE:
+        model = build(**settings)
+        losses, gradients = train(model, batch)
+        with torch.no_grad():
+            WHOLE[key] = model, losses, gradients, model.eval().forward_features(*batch[:2]).logits
+    return WHOLE[key]
+
+
 def compare(mesh, *, sequence_parallel=False, batch=None, config=None, **settings):
     """How much losses, gradients, parameters and buffers of the split model differ from those of the whole one."""
     batch = batch or make_batch()
-    model = build(**settings)
+    model, losses, gradients, wanted = trained_whole(batch, settings)
     split = build(**settings)
     names = [name for name, _ in model.named_parameters()]
-    losses, gradients = train(model, batch)
     if config is None:
         data = mesh["data"]
         parallelize_tensors(split, mesh["tensor"], sequence_parallel=sequence_parallel)
@@ -94,16 +108,15 @@ def compare(mesh, *, sequence_parallel=False, batch=None, config=None, **setting
     own_losses, own_gradients = train(split, part, data, average=config is None)
     assert own_gradients.keys() == gradients.keys()
     buffers = dict(split.named_buffers())
-    split.eval(), model.eval()
     with torch.no_grad():
-        outputs = [m.forward_features(*batch[:2]).logits for m in (split, model)]
+        output = split.eval().forward_features(*batch[:2]).logits
     return {
         "loss": max(abs(a - b) / abs(b) for a, b in zip(own_losses, losses, strict=True)),
         "gradient": max(relative(own_gradients[name], grad) for name, grad in gradients.items()),
         "worst gradient": max(gradients, key=lambda name: relative(own_gradients[name], gradients[name])),
         "parameter": max(relative(whole(dict(split.named_parameters())[n]), p) for n, p in model.named_parameters()),
         "buffer": max(relative(whole(buffers[name]).float(), b.float()) for name, b in model.named_buffers()),
-        "output": relative(*outputs),
+        "output": relative(output, wanted),
         "moved": max(relative(p, q) for p, q in zip(model.parameters(), build(**settings).parameters(), strict=True)),
         "held": held / sum(p.numel() for p in model.encoder.layers.parameters()),
         "ranks differ": spread({name: whole(p) for name, p in split.named_parameters()}),
