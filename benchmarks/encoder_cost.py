@@ -1,12 +1,12 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """What sorting inside the encoder costs, and what more slots cost: `python -m benchmarks.encoder_cost`.
 
-Encoders of one size, on the same states, in turns in one process on one thread: a plain Transformer, the SortFormer
-encoder without feedback (a Transformer with convolutions and rotary positions), with feedback of sorted estimates by
-linear maps, and with the first layer's estimates from affinities. A step is forward and backward over all outputs. All
-numbers are ratios to the plain Transformer, those of the last columns to the same encoder with four slots. The clock
-on a CPU is that of the thread, which stands still while others have the processor. Memory is what a step keeps for its
-backward pass.
+Encoders of one size, on the same states, in turns in one process on one thread: NeMo's Transformer, the same one on
+fused attention, the SortFormer encoder without feedback (a Transformer with convolutions and rotary positions), with
+feedback of sorted estimates by linear maps, and with the first layer's estimates from affinities. A step is forward
+and backward over all outputs. All numbers are ratios: to the plain Transformer on fused attention, where nothing else
+is said. The clock on a CPU is that of the thread, which stands still while others have the processor. Memory is what a
+step keeps for its backward pass.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from nemo.collections.asr.modules.transformer.transformer_encoders import TransformerEncoder
 from torch import Tensor
 
 from benchmarks.page_blocks import fill_blocks
@@ -29,9 +30,20 @@ SORTED: dict[str, dict[str, object]] = {
     "sorted feedback": {},
     "feedback from affinities": {"affinity_layers": 1},
 }
-PLAIN = "plain Transformer"
+PLAIN, NEMO = "plain Transformer", "NeMo's Transformer"
 Name = tuple[str, int]
 Calls = dict[Name, Callable[[], object]]
+
+
+class NemoTransformer(TransformerEncoder):
+    """NeMo's own, to be called as ours are; it estimates no labels."""
+
+    def forward_with_labels(self, states: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The states, shape (batch, frames, width), and no logits."""
+        return self(encoder_states=states, encoder_mask=mask), []
+
+
+Encoder = NemoTransformer | TransformerStateEncoder | SortformerEncoder
 
 
 def main() -> None:
@@ -75,8 +87,9 @@ def make_calls(
     embeddings = torch.nn.functional.normalize(torch.randn(batch, frames, EMBEDDING_DIM, device=device), dim=-1)
     same = {"num_layers": num_layers, "hidden_size": hidden_size, "inner_size": 4 * hidden_size}
     same |= {"num_attention_heads": 4, "pre_ln": True}
-    encoders: dict[Name, TransformerStateEncoder | SortformerEncoder] = {
-        (PLAIN, 0): TransformerStateEncoder(**same, mask_future=causal, hidden_act="gelu")
+    encoders: dict[Name, Encoder] = {
+        (NEMO, 0): NemoTransformer(**same, mask_future=causal, hidden_act="gelu"),
+        (PLAIN, 0): TransformerStateEncoder(**same, mask_future=causal, hidden_act="gelu"),
     }
     for name, settings in SORTED.items():
         for number in [0] if name == "no feedback" else slots:
@@ -91,7 +104,7 @@ def make_calls(
 
 
 def calls_of(
-    encoder: TransformerStateEncoder | SortformerEncoder, states: Tensor, mask: Tensor, given: Mapping[str, Tensor]
+    encoder: Encoder, states: Tensor, mask: Tensor, given: Mapping[str, Tensor]
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """One pass as at inference, and one training step without the optimizer; embeddings get a gradient, too."""
 
@@ -116,7 +129,7 @@ def ratios(frames: int, forwards: Calls, steps: Calls, rounds: int) -> list[dict
     clock = time.perf_counter if torch.cuda.is_initialized() else time.thread_time
     forward, step = (by_key(best_seconds(by_text(calls), rounds, clock=clock)) for calls in (forwards, steps))
     memory = {key: kept_bytes(call) for key, call in steps.items()}
-    plain = (PLAIN, 0)
+    plain, nemo = (PLAIN, 0), (NEMO, 0)
     rows = []
     for encoder, slots in forwards:
         key = (encoder, slots)
@@ -131,6 +144,8 @@ def ratios(frames: int, forwards: Calls, steps: Calls, rounds: int) -> list[dict
                 "forward ratio": forward[key] / forward[plain],
                 "step ratio": step[key] / step[plain],
                 "memory ratio": memory[key] / memory[plain],
+                "step / NeMo": step[key] / step[nemo],
+                "memory / NeMo": memory[key] / memory[nemo],
                 "forward / 4 slots": forward[key] / forward[encoder, 4] if slots else None,
                 "step / 4 slots": step[key] / step[encoder, 4] if slots else None,
             }

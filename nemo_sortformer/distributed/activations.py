@@ -213,7 +213,7 @@ def _sortformer_layer(layer: SortformerLayer, encoder: SortformerEncoder, num_fr
     per_frame += _feed_forward(layer.feed_forward, width, cost)
     if layer.conv is not None:
         channels = width * (cost.part if cost.sequence_parallel else 1)
-        per_frame += norm + channels * e * (1 + sum(layer.conv.pad) / num_frames)
+        per_frame += norm + channels * e * (1 + layer.conv.past / num_frames)
         per_frame += width * cost.drop * between if layer.conv_dropout.p > 0 else 0
     if layer.feedback is not None:
         per_frame += norm + width * e * between + encoder.num_labels * 4 * 4

@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
 
 
 def rotary_tables(num_frames: int, head_size: int, *, like: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each frame's rotation angles, shape (frames, head_size / 2), in float32 or wider.
+    """What :func:`rotate` multiplies by: cosines, and sines with the sign of each half, in float32 or wider.
 
     Args:
         num_frames: number of frames.
@@ -80,19 +80,23 @@ def rotary_tables(num_frames: int, head_size: int, *, like: Tensor, base: float 
         like: a tensor on the wanted device; float64 gives float64 tables.
         base: the slowest rotation makes one turn in about `6.3 * base` frames.
 
+    Returns:
+        Two tables, each of shape (frames, head_size).
+
     Source: Su et al. 2021 (arXiv:2104.09864).
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     pairs = torch.arange(0, head_size, 2, device=like.device, dtype=dtype)
     frames = torch.arange(num_frames, device=like.device, dtype=dtype)
     angles = frames[:, None] * base ** (-pairs / head_size)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (i, i + half) of (batch, heads, frames, head_size) by its frame's angle; same shape and type."""
     cos, sin = (table[:, None] for table in rotation)
     # frame by frame in memory, as queries come from their linear map: attention then gives its result likewise
-    first, second = heads.to(cos.dtype).transpose(1, 2).chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(heads.dtype).transpose(1, 2)
+    frames = heads.to(cos.dtype).transpose(1, 2)
+    swapped = frames.roll(frames.shape[-1] // 2, dims=-1)
+    return torch.addcmul(frames * cos, swapped, sin).to(heads.dtype).transpose(1, 2)

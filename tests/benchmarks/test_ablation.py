@@ -355,7 +355,8 @@ def test_a_complete_grid_fills_the_page_and_draws_the_pictures(tmp_path):
     assert pictures == {"ablation_pools_pools.png"}  # what the page shows, and nothing else
     named = {name.removeprefix("picture_") for name in all_tables(summary) if name.startswith("picture_")}
     drawn = {path.stem for path in draw_all(summary, tmp_path / "all")}
-    assert drawn == named and {f"ablation_main_{what}" for what in ("curves", "lengths", "classes")} <= drawn
+    assert drawn == named
+    assert {f"ablation_main_{what}" for what in ("curves", "lengths", "classes")} <= drawn
     assert json.loads((docs / "ablation.json").read_text()) == json.loads(json.dumps(summary))
     page.write_text("<!-- ablation: maim -->\n<!-- end -->")
     with pytest.raises(ConfigError, match="maim"):

@@ -19,4 +19,4 @@ def test_the_command_writes_its_table_into_the_page(tmp_path, capsys, monkeypatc
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert "[ms]" not in text
-    assert text.count("| 30 |") == 2 + 2 * 2
+    assert text.count("| 30 |") == 3 + 2 * 2
