@@ -1,14 +1,19 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Work that survives: a killed process, half a record, a full disk, another model; and only the rest is done again."""
 
-import json
+import os
+import signal
 import subprocess
 import sys
-import textwrap
+import time
 
 import numpy as np
 import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
 
+from nemo_sortformer.cli import app
 from nemo_sortformer.inference import partial_work, windows
 from nemo_sortformer.inference.diarize import diarize_recordings
 from nemo_sortformer.inference.partial_work import PartialWork, PartialWorkWarning
@@ -178,29 +183,39 @@ def test_another_setting_or_a_changed_file_begins_anew(tiny_model, wav, tmp_path
 
 
 @pytest.mark.slow
-def test_a_process_killed_in_the_middle_loses_nothing_that_was_done(tiny_model, wav, tmp_path, counted):
+def test_an_hour_killed_in_the_middle_goes_on_where_it_was(tiny_model, make_audio, tmp_path, counted):
+    """The command is killed from outside, whenever that hits it; started again, it does the rest alone."""
+    path, work = tmp_path / "hour.wav", tmp_path / "out" / "hour.partial"
+    with soundfile.SoundFile(path, "w", 16000, 1, subtype="PCM_16") as file:
+        for minute in range(60):
+            file.write(make_audio(60.0, seed=minute))
     tiny_model.save_to(str(tmp_path / "tiny.nemo"))
-    path = wav("meeting.wav", 310.0)
-    options = {"max_seconds_one_pass": 40.0, "overlap_seconds": 4.0, "override_config": {"assignment": "heads"}}
-    script = f"""
-        import os, signal
-        import torch
-        torch.set_num_threads(1)
-        from nemo_sortformer import diarize_files
+    arguments = ["diarize", str(path), "--model", str(tmp_path / "tiny.nemo"), "--assignment", "heads"]
+    arguments += ["--device", "cpu", "--output-dir", str(tmp_path / "out")]
+    threads = str(torch.get_num_threads())  # the same sums in both processes
+    with open(tmp_path / "log", "w") as log:
+        command = [sys.executable, "-c", "from nemo_sortformer.cli import app; app()", *arguments]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": threads})
+        try:
+            sizes = set()  # the header alone, then a window more each time
+            while process.poll() is None and len(sizes) < 4:
+                if work.exists():
+                    sizes.add(work.stat().st_size)
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert [file.name for file in work.parent.iterdir()] == ["hour.partial"], "no result, and what was done is kept"
 
-        def die(name, done, number):
-            if done == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        options = {options!r}
-        diarize_files({str(path)!r}, model={str(tmp_path / "tiny.nemo")!r}, device="cpu",
-                      partial_dir={str(tmp_path / "work")!r}, on_windows=die, **options)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
-    assert done.returncode == -9, done.stderr
-    (whole,) = diarize_recordings(tiny_model, path, **options)
-    total = len(counted)
-    (again,) = diarize_recordings(tiny_model, path, partial_dir=tmp_path / "work", **options)
-    assert len(counted) - total == total - 5
-    np.testing.assert_allclose(again.probs, whole.probs, atol=1e-6)
-    assert json.dumps(again.to_strings()) == json.dumps(whole.to_strings())
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 0, again.output
+    assert "holds what an earlier run has done" in " ".join(again.output.split())
+    assert [file.name for file in work.parent.iterdir()] == ["hour.rttm"], "done: nothing else is left behind"
+    done_again = len(counted)
+    (whole,) = diarize_recordings(tiny_model, path, override_config={"assignment": "heads"})
+    total = len(counted) - done_again
+    assert whole.duration == 3600
+    assert 2 <= total - done_again < total, "some windows were kept, and only the others were run"
+    whole.to_rttm(tmp_path / "whole.rttm")
+    assert (tmp_path / "out" / "hour.rttm").read_text() == (tmp_path / "whole.rttm").read_text()
+    assert len(whole.segments) > 1000
