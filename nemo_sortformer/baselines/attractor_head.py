@@ -2,19 +2,19 @@
 """EEND-EDA: an LSTM reads all frames, another writes one attractor per class, and frames are compared with them."""
 
 import torch
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import EncodedRepresentation, LogitsType, MaskType, NeuralType
+from nemo.core.classes import typecheck
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from nemo_sortformer.modules.label_head import StateHead
 from nemo_sortformer.modules.padding import checked_mask, clear_padding
 
 SILENT_LOGIT = -20.0
 _GOLDEN = 0.6180339887498949
 
 
-class AttractorHead(NeuralModule):
+class AttractorHead(StateHead):
     """Attractors by an LSTM encoder and decoder, with a probability that each exists; logits = states . attractors.
 
     The decoder writes one attractor more than there are slots, from zeros, and learns to say when it is done. In
@@ -54,17 +54,6 @@ class AttractorHead(NeuralModule):
         self.decoder = nn.LSTM(hidden_size, hidden_size, batch_first=True)
         self.decoder.weight_ih_l0.requires_grad_(False)  # its input is zero
         self.existence = nn.Linear(hidden_size, 1)
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return {
-            "states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
-            "mask": NeuralType(("B", "T"), MaskType(), optional=True),
-        }
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
 
     @typecheck()
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:

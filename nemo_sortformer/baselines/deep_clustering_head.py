@@ -3,8 +3,7 @@
 
 import numpy as np
 import torch
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import EncodedRepresentation, LogitsType, MaskType, NeuralType
+from nemo.core.classes import typecheck
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
@@ -13,12 +12,13 @@ from nemo_sortformer.functional.embedding_losses import deep_clustering_loss
 from nemo_sortformer.functional.losses import activity_loss
 from nemo_sortformer.modules.activity_head import ActivityHead
 from nemo_sortformer.modules.affinity_head import AffinityHead
+from nemo_sortformer.modules.label_head import StateHead
 from nemo_sortformer.modules.padding import checked_mask
 
 _RESTARTS = 3
 
 
-class DeepClusteringHead(NeuralModule):
+class DeepClusteringHead(StateHead):
     """Unit-norm embeddings, trained by the multi-label form of ||VV' - YY'||_W^2, and clustered at inference.
 
     The paper's loss says nothing of silence, overlap and the number of classes, so three things are added that it
@@ -57,17 +57,6 @@ class DeepClusteringHead(NeuralModule):
         self.num_classes, self.min_share, self.seed = num_classes, min_share, seed
         self.embedding = AffinityHead(hidden_size, embedding_dim)
         self.activity = ActivityHead(hidden_size)
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return {
-            "states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
-            "mask": NeuralType(("B", "T"), MaskType(), optional=True),
-        }
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
 
     @typecheck()
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,17 +1,11 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """Deep Sets: each frame sees itself and the mean of all frames, nothing else."""
 
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import NeuralType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nemo_sortformer.modules.padding import (
-    checked_mask,
-    clear_padding,
-    state_encoder_input_types,
-    state_output_types,
-)
+from nemo_sortformer.modules.padding import checked_mask, clear_padding
+from nemo_sortformer.modules.state_encoder import StateEncoder
 
 
 class DeepSetsLayer(nn.Module):
@@ -35,7 +29,7 @@ class DeepSetsLayer(nn.Module):
         return states + self.dropout(self.output(F.relu(self.itself(normed) + self.pooled(mean))))
 
 
-class DeepSetsEncoder(NeuralModule):
+class DeepSetsEncoder(StateEncoder):
     """Permutation-equivariant layers: an answer for each frame, for which the order of the frames is nothing.
 
     It cannot know who came first, so it learns with a permutation invariant loss. All that a frame knows of the
@@ -63,31 +57,10 @@ class DeepSetsEncoder(NeuralModule):
         self.layers = nn.ModuleList(DeepSetsLayer(hidden_size, inner_size, dropout) for _ in range(num_layers))
         self.final_layer_norm = nn.LayerNorm(hidden_size)
 
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return state_encoder_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return state_output_types()
-
-    @typecheck()
-    def forward(self, encoder_states: Tensor, encoder_mask: Tensor | None = None) -> Tensor:
-        """Encode; see :meth:`forward_with_labels`, of which this is the first result."""
-        return self.forward_with_labels(encoder_states, encoder_mask)[0]
-
     def forward_with_labels(
         self, encoder_states: Tensor, encoder_mask: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encode.
-
-        Args:
-            encoder_states: shape (batch, frames, hidden_size).
-            encoder_mask: true or 1 = valid, shape (batch, frames); none = all valid.
-
-        Returns:
-            The states, of the shape of the input and zero in the padding, and an empty list: no layer has labels.
-        """
+        """As :meth:`StateEncoder.forward_with_labels`; the list is empty."""
         mask = checked_mask(encoder_states, encoder_mask)
         states = clear_padding(encoder_states, mask)
         for layer in self.layers:

@@ -2,16 +2,16 @@
 """Pooling by multi-head attention: learnt seeds collect one vector per class, and frames are compared with them."""
 
 import torch
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import EncodedRepresentation, LogitsType, MaskType, NeuralType
+from nemo.core.classes import typecheck
 from torch import Tensor, nn
 
 from nemo_sortformer.baselines.set_transformer_encoder import AttentionBlock
 from nemo_sortformer.modules.feed_forward import FeedForward
+from nemo_sortformer.modules.label_head import StateHead
 from nemo_sortformer.modules.padding import checked_mask, clear_padding, key_mask
 
 
-class PoolingHead(NeuralModule):
+class PoolingHead(StateHead):
     """PMA_k: `num_classes` seeds look at all frames and become the classes; a logit is frame times class.
 
     The class vectors are a function of the set of frames; which class a seed finds is the seed's choice, so training
@@ -55,17 +55,6 @@ class PoolingHead(NeuralModule):
         )
         self.query = nn.Linear(hidden_size, hidden_size)
         self.bias = nn.Parameter(torch.tensor(-1.0))  # before training, a class is more likely silent than not
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return {
-            "states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
-            "mask": NeuralType(("B", "T"), MaskType(), optional=True),
-        }
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
 
     @typecheck()
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,19 +2,12 @@
 """Set Transformer: attention between the frames of a set, through a few inducing points where frames are many."""
 
 import torch
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import NeuralType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_sortformer.modules.feed_forward import FeedForward
-from nemo_sortformer.modules.padding import (
-    checked_mask,
-    clear_padding,
-    key_mask,
-    state_encoder_input_types,
-    state_output_types,
-)
+from nemo_sortformer.modules.padding import checked_mask, clear_padding, key_mask
+from nemo_sortformer.modules.state_encoder import StateEncoder
 
 
 class AttentionBlock(nn.Module):
@@ -83,7 +76,7 @@ class InducedLayer(nn.Module):
         return self.scatter(states, self.gather(points, states, mask))
 
 
-class SetTransformerEncoder(NeuralModule):
+class SetTransformerEncoder(StateEncoder):
     """Layers of attention without positions: permutation-equivariant, so blind to who came first.
 
     Args:
@@ -122,31 +115,10 @@ class SetTransformerEncoder(NeuralModule):
             for _ in range(num_layers)
         )
 
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return state_encoder_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return state_output_types()
-
-    @typecheck()
-    def forward(self, encoder_states: Tensor, encoder_mask: Tensor | None = None) -> Tensor:
-        """Encode; see :meth:`forward_with_labels`, of which this is the first result."""
-        return self.forward_with_labels(encoder_states, encoder_mask)[0]
-
     def forward_with_labels(
         self, encoder_states: Tensor, encoder_mask: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encode.
-
-        Args:
-            encoder_states: shape (batch, frames, hidden_size).
-            encoder_mask: true or 1 = valid, shape (batch, frames); none = all valid.
-
-        Returns:
-            The states, of the shape of the input and zero in the padding, and an empty list: no layer has labels.
-        """
+        """As :meth:`StateEncoder.forward_with_labels`; the list is empty."""
         valid = checked_mask(encoder_states, encoder_mask)
         states, keys = clear_padding(encoder_states, valid), key_mask(valid)
         for layer in self.layers:

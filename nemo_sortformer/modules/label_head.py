@@ -9,7 +9,24 @@ from nemo.core.neural_types import EncodedRepresentation, LogitsType, MaskType, 
 from torch import Tensor, nn
 
 
-class LabelHead(NeuralModule):
+class StateHead(NeuralModule):
+    """The base of all that makes label logits of an encoder's states, with typed ports as NeMo's modules have them."""
+
+    @property
+    def input_types(self) -> dict[str, NeuralType]:
+        """States (batch, frames, width) and an optional mask (batch, frames), true = valid."""
+        return {
+            "states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
+            "mask": NeuralType(("B", "T"), MaskType(), optional=True),
+        }
+
+    @property
+    def output_types(self) -> dict[str, NeuralType]:
+        """Logits (batch, frames, slots)."""
+        return {"logits": NeuralType(("B", "T", "C"), LogitsType())}
+
+
+class LabelHead(StateHead):
     """A linear map from states to label logits; slot k is for the k-th class to arrive.
 
     Any module that is built with `hidden_size` and `num_classes` and called as this one can stand in its place; one
@@ -35,21 +52,13 @@ class LabelHead(NeuralModule):
         self.labels = nn.Linear(hidden_size, num_classes)
         nn.init.constant_(self.labels.bias, -1.0)  # before training, a class is more likely absent than not
 
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return head_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return head_output_types()
-
     @typecheck()
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, frames, hidden_size) -> (batch, frames, num_classes); `mask` (batch, frames) is not needed here."""
         return self.labels(self.dropout(states))
 
 
-class LabelHeads(NeuralModule):
+class LabelHeads(StateHead):
     """Several kinds of labels on the same states, for example speaker and language: their slots side by side.
 
     Args:
@@ -59,14 +68,6 @@ class LabelHeads(NeuralModule):
     def __init__(self, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(dict(heads))
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return head_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return head_output_types()
 
     @typecheck()
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -112,16 +113,3 @@ def forward_with_losses(
     if has_own_losses(head):
         return head.forward_with_losses(states, mask, labels)
     return head(states=states, mask=mask), {}
-
-
-def head_input_types() -> dict[str, NeuralType]:
-    """Ports of a label head: states (batch, frames, width) and an optional mask (batch, frames), true = valid."""
-    return {
-        "states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
-        "mask": NeuralType(("B", "T"), MaskType(), optional=True),
-    }
-
-
-def head_output_types() -> dict[str, NeuralType]:
-    """The one port of a label head's output: logits (batch, frames, slots)."""
-    return {"logits": NeuralType(("B", "T", "C"), LogitsType())}

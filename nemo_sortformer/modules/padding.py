@@ -1,22 +1,8 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""What the state encoders have in common about padding: typed ports, masks without NaN, cleared frames."""
+"""What the state encoders have in common about padding: masks without NaN, cleared frames."""
 
 import torch
-from nemo.core.neural_types import EncodedRepresentation, MaskType, NeuralType
 from torch import Tensor
-
-
-def state_encoder_input_types() -> dict[str, NeuralType]:
-    """Ports of a state encoder: states (batch, frames, width) and an optional mask (batch, frames), true = valid."""
-    return {
-        "encoder_states": NeuralType(("B", "T", "D"), EncodedRepresentation()),
-        "encoder_mask": NeuralType(("B", "T"), MaskType(), optional=True),
-    }
-
-
-def state_output_types() -> dict[str, NeuralType]:
-    """The one port of a state encoder's output: states (batch, frames, width)."""
-    return {"states": NeuralType(("B", "T", "D"), EncodedRepresentation())}
 
 
 def checked_mask(states: Tensor, mask: Tensor | None) -> Tensor | None:

@@ -1,25 +1,18 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
 """The SortFormer encoder: a Transformer in which every layer knows who has arrived, in order."""
 
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import NeuralType
 from torch import Tensor, nn
 
 from nemo_sortformer.modules.affinity_feedback import AffinityFeedback
 from nemo_sortformer.modules.feed_forward import FeedForward
 from nemo_sortformer.modules.label_feedback import LabelFeedback
-from nemo_sortformer.modules.padding import (
-    checked_mask,
-    clear_padding,
-    key_mask,
-    state_encoder_input_types,
-    state_output_types,
-)
+from nemo_sortformer.modules.padding import checked_mask, clear_padding, key_mask
 from nemo_sortformer.modules.self_attention import SelfAttention, rotary_tables
 from nemo_sortformer.modules.sortformer_layer import DepthwiseConv, SortformerLayer
+from nemo_sortformer.modules.state_encoder import StateEncoder
 
 
-class SortformerEncoder(NeuralModule):
+class SortformerEncoder(StateEncoder):
     """Pre-norm layers that estimate speaker labels, sort them by arrival, and add them to the hidden states.
 
     Layer by layer, with h the states: h += conv(norm(h)); h += attention(norm(h)); h += feed_forward(norm(h));
@@ -133,19 +126,6 @@ class SortformerEncoder(NeuralModule):
 
         self.layers = nn.ModuleList(build_layer(index) for index in range(num_layers))
         self.final_layer_norm = nn.LayerNorm(hidden_size) if pre_ln_final_layer_norm else nn.Identity()
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return state_encoder_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return state_output_types()
-
-    @typecheck()
-    def forward(self, encoder_states: Tensor, encoder_mask: Tensor | None = None) -> Tensor:
-        """Encode; see :meth:`forward_with_labels`, of which this is the first result."""
-        return self.forward_with_labels(encoder_states, encoder_mask)[0]
 
     def forward_with_labels(
         self, encoder_states: Tensor, encoder_mask: Tensor | None = None, embeddings: Tensor | None = None

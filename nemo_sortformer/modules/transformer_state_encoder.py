@@ -2,19 +2,13 @@
 """NeMo's Transformer encoder, with the same parameters and numbers, on fused attention."""
 
 import torch
-from nemo.core.classes import NeuralModule, typecheck
-from nemo.core.neural_types import NeuralType
+from nemo.core.classes import typecheck
 from torch import Tensor, nn
 
 from nemo_sortformer.modules.feed_forward import FeedForward
-from nemo_sortformer.modules.padding import (
-    checked_mask,
-    clear_padding,
-    key_mask,
-    state_encoder_input_types,
-    state_output_types,
-)
+from nemo_sortformer.modules.padding import checked_mask, clear_padding, key_mask
 from nemo_sortformer.modules.self_attention import SelfAttention
+from nemo_sortformer.modules.state_encoder import StateEncoder
 
 
 class TransformerStateLayer(nn.Module):
@@ -37,7 +31,7 @@ class TransformerStateLayer(nn.Module):
         return self.layer_norm_2(states + self.second_sub_layer(states))
 
 
-class TransformerStateEncoder(NeuralModule):
+class TransformerStateEncoder(StateEncoder):
     """The Transformer of NVIDIA's Sortformer: weights of NeMo's `TransformerEncoder` load strictly, outputs are equal.
 
     Equal on the valid frames, to rounding; padded frames are zero here. NeMo's adapters and cached memories are not
@@ -95,14 +89,6 @@ class TransformerStateEncoder(NeuralModule):
             for _ in range(num_layers)
         )
         self.final_layer_norm = nn.LayerNorm(hidden_size) if pre_ln and pre_ln_final_layer_norm else None
-
-    @property
-    def input_types(self) -> dict[str, NeuralType]:
-        return state_encoder_input_types()
-
-    @property
-    def output_types(self) -> dict[str, NeuralType]:
-        return state_output_types()
 
     @typecheck()
     def forward(self, encoder_states: Tensor, encoder_mask: Tensor | None = None) -> Tensor:
