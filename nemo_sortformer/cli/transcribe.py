@@ -31,8 +31,12 @@ def transcribe(
     ] = None,
     format: Annotated[str, typer.Option(help="Any of txt,seglst,stm,ctm,srt,vtt,rttm,png.")] = "txt,seglst",
     overlap: Annotated[
-        str, typer.Option(help="shared: decode once; masked: once per speaker, silent where the speaker is.")
-    ] = "shared",
+        str,
+        typer.Option(
+            help="shared: decode once; masked: once per speaker, silent where the speaker is; kernels: once per "
+            "speaker by a multi-talker recognizer; auto: kernels where the recognizer has them, else shared."
+        ),
+    ] = "auto",
     num_speakers: Annotated[int | None, typer.Option(help="Exactly so many speak in each recording.")] = None,
     min_speakers: Annotated[int | None, typer.Option(help="At least so many speak.")] = None,
     max_speakers: Annotated[int | None, typer.Option(help="At most so many speak.")] = None,

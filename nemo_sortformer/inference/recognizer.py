@@ -14,6 +14,7 @@ import numpy as np
 
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.inference.ctc_times import corrected_words, ctc_decoding
+from nemo_sortformer.inference.speaker_targets import SpeakerTargets, told_speakers
 
 SHORTEST_PIECE = 1.0
 """NeMo pads shorter pieces on both sides, which would move the times of their words; they are padded here, behind."""
@@ -138,7 +139,12 @@ def asr_sample_rate(model: Any) -> int:
 
 
 def recognize(
-    model: Any, pieces: Sequence[np.ndarray], *, batch_size: int = 4, options: Mapping[str, Any] | None = None
+    model: Any,
+    pieces: Sequence[np.ndarray],
+    *,
+    batch_size: int = 4,
+    options: Mapping[str, Any] | None = None,
+    targets: Sequence[SpeakerTargets] | None = None,
 ) -> list[Heard]:
     """Transcribe pieces of audio; the model and its decoding settings are afterwards as they were.
 
@@ -149,6 +155,7 @@ def recognize(
         pieces: samples at the model's rate, shape (samples,) each.
         batch_size: pieces run at once.
         options: further arguments of the model's `transcribe`, as `source_lang` of a Canary model.
+        targets: whose words are wanted of each piece, for a model with speaker kernels.
     """
     if not pieces:
         return []
@@ -160,13 +167,14 @@ def recognize(
         # NeMo joins what it hears of a lone piece, or of batches of one, as chunks of one recording.
         padded, batch_size = padded + padded[: len(padded) == 1], max(batch_size, 2)
     given = {"batch_size": batch_size, "verbose": False, "return_hypotheses": True, **(options or {})}
+    told = None if targets is None else [targets[i] for i in order]
     try:
-        with _model_kept(model):
+        with _model_kept(model), told_speakers(model, told):
             results = model.transcribe(padded, timestamps=True, **given)
     except _NO_TIMES as error:
         if _is_memory(error):
             raise
-        results = _without_times(model, padded, given)
+        results = _without_times(model, padded, given, told)
     if isinstance(results, tuple):  # (best, all) of some classes
         results = results[0]
     heard, frame_seconds = [Heard("", [])] * len(pieces), _frame_seconds(model)
@@ -182,9 +190,11 @@ def recognize(
     return heard
 
 
-def _without_times(model: Any, pieces: list[np.ndarray], given: Mapping[str, Any]) -> Any:
+def _without_times(
+    model: Any, pieces: list[np.ndarray], given: Mapping[str, Any], told: Sequence[SpeakerTargets] | None
+) -> Any:
     try:
-        with _model_kept(model):
+        with _model_kept(model), told_speakers(model, told):
             return model.transcribe(pieces, **given)
     except (TypeError, LookupError, AttributeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -194,9 +204,15 @@ def _without_times(model: Any, pieces: list[np.ndarray], given: Mapping[str, Any
         ) from error
 
 
+def asr_subsampling(model: Any) -> int | None:
+    """Frames of mel features per output of the recognizer; None where it does not say."""
+    factor = getattr(getattr(model, "encoder", None), "subsampling_factor", None)
+    return int(factor) if factor else None
+
+
 def _frame_seconds(model: Any) -> float:
     """From one output of the recognizer to the next; a word lasts at least so long."""
-    factor = getattr(getattr(model, "encoder", None), "subsampling_factor", None)
+    factor = asr_subsampling(model)
     stride = (model.cfg.get("preprocessor") or {}).get("window_stride") if hasattr(model, "cfg") else None
     return float(factor) * float(stride) if factor and stride else 0.08
 

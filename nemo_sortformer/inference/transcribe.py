@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.segment import Segment
-from nemo_sortformer.inference.recognizer import asr_sample_rate, check_asr, holds_joint_model, load_asr, recognize
+from nemo_sortformer.inference.model_pair import Models, load_pair
+from nemo_sortformer.inference.recognizer import asr_sample_rate, asr_subsampling, recognize
+from nemo_sortformer.inference.shared_mel import SharedMel, shared_mel
+from nemo_sortformer.inference.speaker_targets import SpeakerTargets, has_speaker_kernels, speaker_targets
 from nemo_sortformer.inference.stretches import Level, Stretch, masked, speech_stretches, spread_over_speech
 from nemo_sortformer.inference.transcript import TranscribedWord, Transcript
 from nemo_sortformer.inference.word_speakers import assign_speakers
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 Asked = tuple[Stretch, list[Segment], str | None]
 """A stretch, the segments that are heard in it, and its speaker where it is of one alone."""
+Overlap = Literal["auto", "shared", "masked", "kernels"]
+"""How words said at once are decoded; see :class:`TranscribeOptions`."""
 PIECES_AT_ONCE = 32
 """Pieces of audio in memory, at least; a multiple of the batch above that."""
 
@@ -34,9 +40,11 @@ PIECES_AT_ONCE = 32
 class TranscribeOptions:
     """How the recognizer is asked."""
 
-    overlap: Literal["shared", "masked"] = "shared"
+    overlap: Overlap = "auto"
     """``shared``: the audio is decoded once, and each word given to a speaker. ``masked``: it is decoded once per
-    speaker, silent where the speaker is, so that words said at once can be heard twice, once for each."""
+    speaker, silent where the speaker is, so that words said at once can be heard twice, once for each. ``kernels``:
+    once per speaker, and the recognizer, one of NeMo's with speaker kernels, is told when that one speaks. ``auto``:
+    ``kernels`` where the recognizer has them, else ``shared``."""
     batch_size: int = 4
     """Stretches of speech decoded at once."""
     max_seconds: float = 30.0
@@ -45,8 +53,8 @@ class TranscribeOptions:
     """Further arguments of the recognizer's own `transcribe`, as `source_lang` of a Canary model."""
 
     def __post_init__(self) -> None:
-        if self.overlap not in ("shared", "masked"):
-            raise ConfigError(f"`overlap` must be `shared` or `masked`, but is `{self.overlap}`.")
+        if self.overlap not in get_args(Overlap):
+            raise ConfigError(f"`overlap` must be one of {', '.join(get_args(Overlap))}, but is `{self.overlap}`.")
         if self.batch_size < 1:
             raise ConfigError(f"`batch_size` must be at least 1, but is {self.batch_size}.")
         if not self.max_seconds >= 2:
@@ -72,7 +80,7 @@ def transcribe_with_speakers(
     *,
     sample_rate: int | None = None,
     device: str | None = None,
-    overlap: Literal["shared", "masked"] = "shared",
+    overlap: Overlap = "auto",
     batch_size: int = 4,
     max_seconds: float = 30.0,
     asr_options: Mapping[str, Any] | None = None,
@@ -88,7 +96,7 @@ def transcribe_with_speakers(
 
     The diarizer says who speaks when; the recognizer hears the stretches of speech, cut in silence, and nothing else,
     so that silence has no words; each word goes to a speaker by :func:`assign_speakers`. Each model reads the audio
-    at its own rate, resampled from the file by soxr, and computes its own features.
+    at its own rate, resampled from the file by soxr; features that both would make alike are made once.
 
     Args:
         audio: a file, a folder, a manifest, samples, or a list of these; see :func:`collect_sources`.
@@ -128,6 +136,8 @@ def transcribe_with_speakers(
     )
     sources = collect_sources(audio, sample_rate=sample_rate)
     models = load_pair(asr, diarizer, device=device)
+    if not models.joint:
+        way_of_overlap(models.asr, overlap)
     run_options = RunOptions(
         config=inference_settings(
             models.diarizer.config.inference, override=override_config, postprocessing_yaml=postprocessing_yaml
@@ -153,85 +163,53 @@ def transcribe_with_speakers(
     return results
 
 
-class Models(NamedTuple):
-    """What transcribes: a recognizer and a diarizer, or one joint model that is both."""
-
-    asr: Any
-    diarizer: Any
-
-    @property
-    def joint(self) -> bool:
-        """Whether one model does both."""
-        return self.asr is self.diarizer
-
-
-def load_pair(asr: Any, diarizer: Any = None, *, device: str | None = None) -> Models:
-    """Load what is named by a file, and check that the two are what they should be.
-
-    Args:
-        asr: a recognizer or a joint model, or its .nemo file; None where `diarizer` is a joint model.
-        diarizer: a diarizer or its .nemo file; None is the shipped one, or the joint model itself.
-        device: where models that are loaded here run.
-
-    Raises:
-        ConfigError: a model is of the wrong kind, or a joint model comes with a diarizer.
-        ValueError: a file is missing or cannot be read.
-    """
-    if asr is None:
-        asr, diarizer = _joint_model(diarizer, device=device), None
-    if isinstance(asr, (str, Path)):
-        asr = load_asr(asr, device=device)
-    if hasattr(asr, "transcribe_sessions"):
-        if diarizer is not None:
-            raise ConfigError("`diarizer` must be left out: `asr` is a joint model, which says who speaks when.")
-        return Models(asr, asr)
-    check_asr(asr)
-    if diarizer is None or isinstance(diarizer, (str, Path)):
-        from nemo_sortformer.inference.checkpoint import load_model
-
-        diarizer = load_model(diarizer, device=device)
-    if not callable(getattr(diarizer, "diarize", None)) or not hasattr(diarizer, "frame_seconds"):
-        raise ConfigError(
-            f"`diarizer` must be a diarizer of this package or a .nemo file, but is a `{type(diarizer).__name__}`."
-        )
-    return Models(asr, diarizer)
-
-
-def _joint_model(model: Any, *, device: str | None) -> Any:
-    """The joint model that stands where a diarizer would; no other does without a recognizer."""
-    if isinstance(model, (str, Path)) and holds_joint_model(model):
-        model = load_asr(model, device=device)
-    if not hasattr(model, "transcribe_sessions"):
-        raise ConfigError(
-            "`asr` is missing: name the .nemo file of a NeMo speech recognizer, or of a joint model of this package."
-        )
-    return model
-
-
 def transcripts(
     models: Models, sources: Sequence[AudioSource], options: TranscribeOptions, run_options: RunOptions
 ) -> Iterator[tuple[int, Transcript | Failure]]:
     """Transcribe recordings and give each as soon as it is done: its place in `sources`, and its result or failure."""
     from nemo_sortformer.inference.engine import Failure, failure_reason, run
 
-    for i, outcome in run(models.diarizer, sources, run_options):
-        if isinstance(outcome, Failure):
-            yield i, outcome
-            continue
-        try:
-            if models.joint:
-                yield i, _jointly(models.asr, sources[i], outcome, options)
-            else:
-                audio = sources[i].open(asr_sample_rate(models.asr)) if outcome.segments else np.zeros(0, np.float32)
-                yield i, transcribe_recording(models.asr, audio, outcome, options)
-        except ConfigError:
-            raise
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
-            yield i, Failure(sources[i].name, failure_reason(error))
+    with shared_mel(models.asr, models.diarizer, most=run_options.batch_size) as mel:
+        for i, outcome in run(models.diarizer, sources, run_options):
+            if isinstance(outcome, Failure):
+                yield i, outcome
+                continue
+            try:
+                if models.joint:
+                    yield i, _jointly(models.asr, sources[i], outcome, options)
+                else:
+                    rate = asr_sample_rate(models.asr)
+                    audio = sources[i].open(rate) if outcome.segments else np.zeros(0, np.float32)
+                    yield i, transcribe_recording(models.asr, audio, outcome, options, mel=mel)
+            except ConfigError:
+                raise
+            except (ValueError, RuntimeError, OSError, MemoryError) as error:
+                yield i, Failure(sources[i].name, failure_reason(error))
+
+
+def way_of_overlap(asr: Any, overlap: Overlap) -> Overlap:
+    """How words said at once are decoded, with ``auto`` decided.
+
+    Raises:
+        ConfigError: ``kernels`` is asked of a recognizer that has none.
+    """
+    if overlap == "auto":
+        return "kernels" if has_speaker_kernels(asr) else "shared"
+    if overlap == "kernels" and not has_speaker_kernels(asr):
+        raise ConfigError(
+            f"`overlap` is `kernels`, but the recognizer, `{type(asr).__name__}`, has no speaker kernels. That takes "
+            "NeMo's `EncDecMultiTalkerRNNTBPEModel` with `spk_kernel_layers`. Set `overlap` to `masked` or `auto`."
+        )
+    return overlap
 
 
 def transcribe_recording(
-    asr: Any, audio: np.ndarray | LongAudio, diarization: Diarization, options: TranscribeOptions | None = None
+    asr: Any,
+    audio: np.ndarray | LongAudio,
+    diarization: Diarization,
+    options: TranscribeOptions | None = None,
+    *,
+    mel: SharedMel | None = None,
 ) -> Transcript:
     """Transcribe one recording whose speakers are known.
 
@@ -240,9 +218,14 @@ def transcribe_recording(
         audio: samples at its rate, shape (samples,), the first of which is at `diarization.offset`.
         diarization: who speaks when; its probabilities decide where several speak at once.
         options: how.
+        mel: features that the diarizer has made and the recognizer can use.
+
+    Raises:
+        ConfigError: ``kernels`` is asked of a recognizer that has none.
     """
     options = options or TranscribeOptions()
-    if options.overlap == "masked":
+    way = way_of_overlap(asr, options.overlap)
+    if way == "masked":
         asked: list[Asked] = [
             (stretch, [s for s in diarization.segments if s.speaker == name], name)
             for name in diarization.speakers
@@ -250,12 +233,21 @@ def transcribe_recording(
         ]
     else:
         segments = list(diarization.segments)
-        asked = [(stretch, segments, None) for stretch in _stretches(diarization, options.max_seconds)]
+        stretches = _stretches(diarization, options.max_seconds)
+        if way == "kernels":
+            asked = [
+                (stretch, [s for s in segments if s.speaker == name], name)
+                for stretch in stretches
+                for name in diarization.speakers
+                if any(s.speaker == name and s.start < stretch.end and s.end > stretch.start for s in segments)
+            ]
+        else:
+            asked = [(stretch, segments, None) for stretch in stretches]
     asked.sort(key=lambda one: one[0])  # in the order of time, in which a long file is read once
     words: list[TranscribedWord] = []
     size = max(PIECES_AT_ONCE // options.batch_size, 1) * options.batch_size
     for first in range(0, len(asked), size):
-        words += _words_of(asr, audio, diarization, asked[first : first + size], options)
+        words += _words_of(asr, audio, diarization, asked[first : first + size], options, way, mel)
     return Transcript(
         recording=diarization.recording,
         words=tuple(words),
@@ -270,17 +262,38 @@ def _words_of(
     diarization: Diarization,
     asked: Sequence[Asked],
     options: TranscribeOptions,
+    way: Overlap,
+    mel: SharedMel | None,
 ) -> list[TranscribedWord]:
     """The words of some stretches of a recording."""
-    rate = asr_sample_rate(asr)
-    pieces = []
+    rate, begin = asr_sample_rate(asr), diarization.offset
+    pieces, places = [], []
+    targets: list[SpeakerTargets] | None = [] if way == "kernels" else None
+    rounded: list[Asked] = []
     for stretch, segments, speaker in asked:
-        first, last = (round((time - diarization.offset) * rate) for time in stretch)
-        piece = np.asarray(audio[max(first, 0) : max(last, 0)], dtype=np.float32)
-        if speaker is not None:
-            piece = masked(piece, segments, start=stretch.start, sample_rate=rate)
+        # whole hops, on which features of the recording and of the stretch agree
+        first, last = (max(round(round(time - begin, 2) * rate), 0) for time in stretch)
+        start = begin + first / rate
+        piece = np.asarray(audio[first:last], dtype=np.float32)
+        if speaker is not None and targets is not None:
+            told = speaker_targets(
+                diarization.segments,
+                speaker,
+                start=start,
+                num_samples=max(len(piece), 1),
+                sample_rate=rate,
+                subsampling=asr_subsampling(asr) or 8,
+            )
+            if not told.own.any():
+                continue
+            targets.append(told)
+        elif speaker is not None:
+            piece = masked(piece, segments, start=start, sample_rate=rate)
         pieces.append(piece)
-    return words_of_stretches(asr, pieces, diarization, asked, options)
+        places.append(first)
+        rounded.append((stretch._replace(start=start), segments, speaker))
+    with nullcontext() if mel is None else mel.given(pieces, places, len(audio)):
+        return words_of_stretches(asr, pieces, diarization, rounded, options, targets=targets)
 
 
 def words_of_stretches(
@@ -289,9 +302,11 @@ def words_of_stretches(
     diarization: Diarization,
     asked: Sequence[Asked],
     options: TranscribeOptions,
+    *,
+    targets: Sequence[SpeakerTargets] | None = None,
 ) -> list[TranscribedWord]:
     """The words of some stretches, whose audio is given; those of a stretch of one speaker are that speaker's."""
-    heard = recognize(asr, pieces, batch_size=options.batch_size, options=options.asr_options)
+    heard = recognize(asr, pieces, batch_size=options.batch_size, options=options.asr_options, targets=targets)
     words: list[TranscribedWord] = []
     for (stretch, segments, speaker), one in zip(asked, heard, strict=True):
         sure: list[float | None]

@@ -207,7 +207,7 @@ def test_a_bad_file_costs_only_itself(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"overlap": "both"}, "`overlap` must be `shared` or `masked`"),
+        ({"overlap": "both"}, "`overlap` must be one of auto, shared, masked, kernels"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"max_seconds": 1.0}, "`max_seconds` must be at least 2"),
         ({"asr": torch.nn.Linear(1, 1)}, "`asr` must be a NeMo speech recognizer"),
