@@ -45,9 +45,10 @@ def build_tokenizer(model: ModelPT, name: str, cfg: Mapping[str, Any], *, num_sp
             str(language): _one(model, f"{where}.langs.{language}", part) for language, part in _langs(cfg, where)
         }
         custom = (cfg.get("custom_tokenizer") or {}).get("_target_")
-        inner = (
-            instantiate({"_target_": custom, "tokenizers": parts}) if custom else tokenizers.AggregateTokenizer(parts)
-        )
+        if custom:  # not by our `instantiate`: settings hold no objects
+            inner = model.from_config_dict({"_target_": custom, "tokenizers": parts})
+        else:
+            inner = tokenizers.AggregateTokenizer(parts)
     else:
         inner = _one(model, where, cfg)
     return SpeakerTokenizer(inner, num_speakers, language=cfg.get("language"))
