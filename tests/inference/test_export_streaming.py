@@ -1,5 +1,5 @@
 # Copyright (c) 2026 the nemo_sortformer authors. Licensed under the Apache License, Version 2.0.
-"""NVIDIA's streaming form, built and saved by NeMo, exported by the command at each preset, streams in onnxruntime."""
+"""NVIDIA's streaming form, built and saved by NeMo, exported by the command at each preset, answers in onnxruntime."""
 
 import ast
 import json
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmarks.streaming import streaming_nemo_config
 from nemo_sortformer.cli import app
 from nemo_sortformer.config.streaming import LATENCIES
+from nemo_sortformer.data.audio import read_audio
 from nemo_sortformer.inference.checkpoint import load_model
 from nemo_sortformer.inference.export_onnx import run_onnx
 
@@ -48,21 +49,60 @@ def checkpoint(tmp_path_factory, make_audio):
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """Exports by the command, one for each latency."""
+    folders = {}
+
+    def export(latency):
+        if latency not in folders:
+            folders[latency] = tmp_path_factory.mktemp("exported")
+            arguments = ["export", str(checkpoint), str(folders[latency]), "--streaming", "--latency", latency]
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, done.output
+            assert "largest difference from PyTorch" in done.output
+        return folders[latency]
+
+    return export
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("latency", LATENCIES)
-def test_the_published_streaming_form_streams_at_each_preset(checkpoint, make_audio, latency, tmp_path):
-    arguments = ["export", str(checkpoint), str(tmp_path), "--streaming", "--latency", latency]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert "largest difference from PyTorch" in done.output
-    spec = json.loads((tmp_path / "stream.json").read_text())
+def test_the_published_streaming_form_streams_at_each_preset(checkpoint, exported, make_audio, latency):
+    spec = json.loads((exported(latency) / "stream.json").read_text())
     assert spec["latency_seconds"] == pytest.approx(float(latency.removesuffix("s")))
     assert [port["shape"][:2] for port in spec["state"] if port["name"] == "cache"] == [[1, 188]]
-    audio = make_audio(70.0 if latency == "30.4s" else 40.0, seed=7)
+    check_parity(checkpoint, exported(latency), make_audio(70.0 if latency == "30.4s" else 40.0, seed=7), latency)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latency", LATENCIES)
+def test_so_it_does_on_recorded_people(checkpoint, exported, speech_data, latency):
+    audio = read_audio(speech_data / "sessions" / "test" / "test_4spk_00.flac")
+    check_parity(checkpoint, exported(latency), audio, latency)
+
+
+@pytest.mark.slow
+def test_the_same_weights_on_whole_recordings(checkpoint, speech_data, tmp_path):
+    done = CliRunner().invoke(app, ["export", str(checkpoint), str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    model, run = load_model(checkpoint, device="cpu"), run_onnx(tmp_path / "diarizer.onnx", threads=1)
+    for name in ("test_2spk_00", "test_4spk_00"):
+        audio = read_audio(speech_data / "sessions" / "test" / f"{name}.flac")[None]
+        lengths = np.array([audio.shape[1]])
+        with torch.no_grad():
+            expected = model(audio_signal=torch.from_numpy(audio), audio_signal_length=torch.from_numpy(lengths)).probs
+        assert expected.std() > 0.1
+        assert np.abs(run(audio, lengths)[0] - expected.numpy()).max() < 1e-4
+
+
+def check_parity(checkpoint, folder, audio, latency):
+    """Stream a recording by an exported step and by PyTorch."""
+    spec = json.loads((folder / "stream.json").read_text())
     updates = load_model(checkpoint, device="cpu").stream([audio], latency=latency)
     expected = np.concatenate([update.probs for update in updates])
     assert expected.std() > 0.1
-    run = run_onnx(tmp_path / "stream.onnx", threads=1)
+    run = run_onnx(folder / "stream.onnx", threads=1)
     state = [np.zeros(port["shape"], port["dtype"]) for port in spec["state"]]
     padded, found = np.pad(audio, (spec["lead_samples"], spec["piece_samples"])), []
     for start in range(0, len(audio), spec["step_samples"]):
