@@ -72,6 +72,9 @@ class TextHeadConfig:
     """What it reads, where that is not the `reads` of the model."""
     decoder: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Sizes of the decoder: keys of `AttentionTextHead`, `CtcTextHead`, `TransducerTextHead` or `StreamTextHead`."""
+    prompt: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of ``aed``: what NeMo's decoders are told before the text, by `format` (``canary``) and the parts of the format,
+    e.g. `source_lang`, `target_lang`, `task` and `pnc`. Empty: the begin alone."""
     max_tokens_per_second: float = 12.0
     """Bound on what ``aed`` writes."""
     label_smoothing: float = 0.0
@@ -86,6 +89,8 @@ class TextHeadConfig:
             raise ConfigError(f"`max_tokens_per_second` must be above 0, but is {self.max_tokens_per_second}.")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"`label_smoothing` must be in [0, 1), but is {self.label_smoothing}.")
+        if self.prompt and self.kind != "aed":
+            raise ConfigError(f"`prompt` is for the kind `aed`, but the kind is `{self.kind}`.")
         if self.label_smoothing and self.kind != "aed":
             raise ConfigError(f"`label_smoothing` is for the kind `aed`, but the kind is `{self.kind}`.")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,12 @@ class AttentionTextHead(NeuralModule):
         bos_id: stands before the first token.
         eos_id: stands behind the last token.
         pad_id: fills up shorter texts; it is never read.
+        prompt_ids: tokens before the text, which are read and not learnt; None is `bos_id` alone.
         hidden_size: width of the decoder; None is that of the states.
         num_layers: number of layers.
         inner_size: inner width of the feed-forward networks; None is four times `hidden_size`.
         num_attention_heads: number of attention heads.
-        max_sequence_length: most tokens of one recording, begin and end included.
+        max_sequence_length: most tokens of one recording, prompt and end included.
         dropout: probability of zeroing a unit while training, in [0, 1).
         attn_score_dropout: probability of zeroing an attention weight while training, in [0, 1).
         token_noise: share of the tokens that are replaced by random ones at the decoder's input while training, in
@@ -61,6 +63,7 @@ class AttentionTextHead(NeuralModule):
         bos_id: int,
         eos_id: int,
         pad_id: int,
+        prompt_ids: Sequence[int] | None = None,
         hidden_size: int | None = None,
         num_layers: int = 2,
         inner_size: int | None = None,
@@ -79,7 +82,8 @@ class AttentionTextHead(NeuralModule):
             raise ValueError(f"`token_noise` must be in [0, 1), but is {token_noise}.")
         hidden_size = hidden_size or input_size
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
-        self.token_noise, self.max_tokens = token_noise, max_sequence_length - 1
+        self.prompt_ids = tuple(prompt_ids or (bos_id,))
+        self.token_noise, self.max_tokens = token_noise, max_sequence_length - len(self.prompt_ids)
         same_width = hidden_size == input_size
         self.encoder_decoder_proj = nn.Identity() if same_width else nn.Linear(input_size, hidden_size)
         self.transf_decoder = TransformerDecoderNM(
@@ -130,14 +134,15 @@ class AttentionTextHead(NeuralModule):
         tokens = torch.where(valid, tokens, self.pad_id)
         ends = torch.full_like(tokens[:, :1], self.eos_id)
         labels = torch.cat([tokens, ends], dim=1).scatter(1, lengths[:, None], self.eos_id)
-        before = torch.cat([torch.full_like(ends, self.bos_id), self._with_noise(tokens, valid)], dim=1)
+        prompt = self._prompt(tokens)
+        before = torch.cat([prompt, self._with_noise(tokens, valid)], dim=1)
         hidden = self.transf_decoder(
             input_ids=before,
-            decoder_mask=lengths_to_mask(lengths + 1, before.shape[1]),
+            decoder_mask=lengths_to_mask(lengths + prompt.shape[1], before.shape[1]),
             encoder_embeddings=self.encoder_decoder_proj(states),
             encoder_mask=mask,
         )
-        return self.log_softmax(hidden_states=hidden), labels, lengths + 1
+        return self.log_softmax(hidden_states=hidden[:, prompt.shape[1] - 1 :]), labels, lengths + 1
 
     @torch.no_grad()
     def generate(self, states: Tensor, mask: Tensor, max_tokens: Tensor) -> GeneratedTokens:
@@ -153,20 +158,21 @@ class AttentionTextHead(NeuralModule):
         bounds = max_tokens.clamp(max=self.max_tokens)
         states = self.encoder_decoder_proj(states)
         decoder, embedding = self.transf_decoder.decoder, self.transf_decoder.embedding
-        last = torch.full((len(states), 1), self.bos_id, dtype=torch.long, device=states.device)
+        last = self._prompt(max_tokens)
         running = bounds > 0
         memory: list[Tensor] | None = None
-        tokens, probs = [], []
+        tokens, probs, read = [], [], 0
         never = torch.tensor([self.bos_id, self.pad_id], device=states.device)
         for position in range(int(bounds.max()) if len(bounds) else 0):
             memory, _ = decoder(
-                embedding(last, start_pos=position),
+                embedding(last, start_pos=read),
                 torch.ones_like(last),
                 states,
                 mask,
                 decoder_mems_list=memory,
                 return_mems=True,
             )
+            read += last.shape[1]
             scores = self.log_softmax(hidden_states=memory[-1][:, -1:])[:, 0].float()
             prob, chosen = scores.index_fill(1, never, -torch.inf).softmax(dim=-1).max(dim=-1)
             running = running & (chosen != self.eos_id) & (position < bounds)
@@ -179,6 +185,11 @@ class AttentionTextHead(NeuralModule):
             return GeneratedTokens(last[:, :0], torch.zeros_like(bounds), states.new_zeros(len(states), 0).float())
         found = torch.stack(tokens, dim=1)
         return GeneratedTokens(found, (found != self.pad_id).sum(dim=1), torch.stack(probs, dim=1))
+
+    def _prompt(self, rows: Tensor) -> Tensor:
+        """What stands before the text of each row of a batch, shape (batch, tokens)."""
+        prompt = torch.tensor(self.prompt_ids, dtype=torch.long, device=rows.device)
+        return prompt.expand(len(rows), -1)
 
     def _with_noise(self, tokens: Tensor, valid: Tensor) -> Tensor:
         if not self.training or self.token_noise == 0:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from nemo_sortformer import SortformerJointASR
+from nemo_sortformer.config import ConfigError
 from nemo_sortformer.functional.serialized import per_speaker, serialize
 from tests.models import joint_sessions
 from tests.models.conftest import FRONT_END, conformer
@@ -104,6 +105,10 @@ def settings(tokenizers, manifest, kinds):
                 "weight": 1.0 if name == "words" else 0.7,
                 "tokenizer": tokenizers[tokenizer] | {"language": language},
             }
+            if kind == "aed" and tokenizer == "canary":
+                task = "asr" if language == "en" else "s2t_translation"
+                prompt = {"format": "canary", "source_lang": "en", "target_lang": language, "task": task, "pnc": False}
+                text[f"{name}_{kind}"]["prompt"] = prompt
     encoder = {"num_layers": 2, "hidden_size": 48, "inner_size": 96, "num_attention_heads": 2, "conv_kernel": 7}
     return OmegaConf.create(
         {
@@ -196,9 +201,37 @@ def test_a_text_is_in_the_language_of_its_head(tokenizers, manifest, name):
     assert other.decode_text(other.encode_text("rojo azul")) == "rojo azul"
     assert english.count_unknown(english.encode_text("rojo")) > 0
     assert english.tokens == other.tokens
-    if name == "canary":
+    heads = model.text_heads
+    if name == "agg":
+        assert heads["words_aed"].prompt_ids == (english.bos_id,)
+    else:
         inner = english.tokenizer
+        for head, task, language in (("words", "transcribe", "en"), ("translation", "translate", "es")):
+            said = [english.tokens[i] for i in heads[f"{head}_aed"].prompt_ids]
+            assert said == ["<|startoftranscript|>", "<|en|>", f"<|{task}|>", f"<|{language}|>", "<|nopnc|>"]
         assert (english.bos_id, english.eos_id, english.pad_id) == (inner.bos_id, inner.eos_id, inner.pad_id)
+
+
+CANARY = {"format": "canary", "source_lang": "en", "target_lang": "es", "task": "asr", "pnc": "no"}
+
+
+@pytest.mark.parametrize(
+    "name, kind, prompt, message",
+    [
+        ("canary", "aed", {"format": "parrot"}, "`model.text.words_aed.prompt` must .* Unknown prompt formatter"),
+        ("canary", "aed", {"source_lang": "en"}, "must have the `format`"),
+        ("canary", "aed", {"format": "canary", "source_lang": "en"}, "prompt` must .*all of its parts"),
+        ("canary", "aed", CANARY | {"target_lang": "xx"}, "tokens that the tokenizer has, .*xx"),
+        ("canary", "aed", CANARY | {"mood": "good"}, "`mood` is no part of it; it has source_lang"),
+        ("agg", "aed", CANARY, "tokens that the tokenizer has"),
+        ("canary", "ctc", CANARY, "`prompt` is for the kind `aed`, but the kind is `ctc`"),
+    ],
+)
+def test_a_prompt_that_cannot_be_written_is_named(tokenizers, manifest, name, kind, prompt, message):
+    cfg = settings(tokenizers, manifest, {kind: name})
+    cfg.text[f"words_{kind}"].prompt = prompt
+    with pytest.raises(ConfigError, match=message):
+        SortformerJointASR(cfg=cfg)
 
 
 @pytest.mark.slow

@@ -52,9 +52,10 @@ def test_a_token_is_scored_by_those_before_it_alone(heard):
     assert not torch.allclose(first[:, 3], other[:, 3])
 
 
-def test_writing_step_by_step_gives_what_scoring_at_once_prefers(heard):
+@pytest.mark.parametrize("prompt", [None, [BOS, 3, 8, 3]])
+def test_writing_step_by_step_gives_what_scoring_at_once_prefers(heard, prompt):
     states, mask = heard
-    head = aed()
+    head = aed(prompt_ids=prompt)
     written = head.generate(states, mask, torch.tensor([12, 7]))
     for i, length in enumerate(written.lengths.tolist()):
         assert length <= (12, 7)[i]
@@ -65,6 +66,19 @@ def test_writing_step_by_step_gives_what_scoring_at_once_prefers(heard):
         assert best[0, :length].tolist() == tokens[0].tolist()
         assert_close(written.probs[i, :length], probs[0, :length], atol=1e-5, rtol=1e-4)
         assert length == (12, 7)[i] or int(best[0, length]) == EOS
+
+
+def test_a_prompt_is_read_as_tokens_before_the_text_and_not_learnt(heard):
+    states, mask = heard
+    tokens, lengths = torch.tensor([[1, 2, 3], [5, 6, 0]]), torch.tensor([3, 2])
+    logits, labels, counts = aed(prompt_ids=[BOS, 7, 4])(states, mask, tokens, lengths)
+    before = torch.tensor([[7, 4]] * 2)
+    told, _, _ = aed()(states, mask, torch.cat([before, tokens], dim=1), lengths + 2)
+    assert_close(logits[0], told[0, 2:])
+    assert_close(logits[1, :3], told[1, 2:5])
+    assert labels[0].tolist() == [1, 2, 3, EOS]
+    assert counts.tolist() == [4, 3]
+    assert aed(prompt_ids=[BOS, 7, 4]).generate(states, mask, torch.tensor([10**6, 0])).tokens.shape[1] <= 37
 
 
 def test_writing_that_never_ends_is_bounded(heard):

@@ -16,6 +16,7 @@ from nemo_sortformer.config.joint import JointASRConfig, TextHeadConfig
 from nemo_sortformer.config.joint_data import JointDatasetConfig
 from nemo_sortformer.config.merge import hint_for
 from nemo_sortformer.data.speaker_tokenizer import SpeakerTokenizer
+from nemo_sortformer.models.joint_asr.prompts import prompt_ids
 from nemo_sortformer.models.shared import settings
 from nemo_sortformer.models.shared.settings import without_nemo_keys
 from nemo_sortformer.modules.attention_text_head import AttentionTextHead
@@ -29,7 +30,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
     "rnnt": TransducerTextHead,
     "ctc_streams": StreamTextHead,
 }
-_GIVEN = ("self", "input_size", "vocab_size", "num_tokens", "bos_id", "eos_id", "pad_id")
+_GIVEN = ("self", "input_size", "vocab_size", "num_tokens", "bos_id", "eos_id", "pad_id", "prompt_ids")
 """Arguments of the heads that follow from the model and the tokenizer."""
 
 
@@ -82,10 +83,11 @@ def _build_head(name: str, head: TextHeadConfig, tokenizer: SpeakerTokenizer, wi
     for key in head.decoder:
         if key not in known:
             raise ConfigError(f"`{where}.{key}` is no key of the decoder `{head.kind}`. {hint_for(key, known)}")
-    given: dict[str, int] = {"input_size": width}
+    given: dict[str, Any] = {"input_size": width}
     if head.kind == "aed":
         given |= {"vocab_size": tokenizer.vocab_size}
         given |= {key: getattr(tokenizer, key) for key in ("bos_id", "eos_id", "pad_id")}
+        given["prompt_ids"] = prompt_ids(tokenizer, head.prompt, where=f"model.text.{name}.prompt")
     else:
         given["num_tokens"] = tokenizer.num_text_tokens if head.kind == "ctc_streams" else tokenizer.vocab_size
     try:
