@@ -4,7 +4,7 @@
 A recognizer that was trained on whole utterances hears whole stretches, so that its words are those of an offline run
 on the same stretch. A word is given `latency` of the diarizer and `pause_seconds` after the stretch ends, and, where
 nobody pauses, when `max_seconds` of speech are there. What is given is final: neither a word nor its speaker's number
-changes afterwards.
+changes afterwards. A joint model does both: its diarization half hears the stream, its text head whole stretches.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import numpy as np
 
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.segment import Segment
+from nemo_sortformer.inference.model_pair import Models, load_pair
 from nemo_sortformer.inference.recognizer import asr_sample_rate
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.stream import Streamer
 from nemo_sortformer.inference.stream_answers import StreamUpdate
 from nemo_sortformer.inference.stream_audio import piece_samples, pieces_of
 from nemo_sortformer.inference.stretches import MARGIN_SECONDS, Level, Stretch, speech_stretches
-from nemo_sortformer.inference.transcribe import TranscribeOptions, load_pair, words_of_stretches
+from nemo_sortformer.inference.transcribe import TranscribeOptions, words_of_stretches
+from nemo_sortformer.inference.transcribe_joint import check_joint_options, frame_span, write_stretches
 from nemo_sortformer.inference.transcript import TranscribedWord
 
 PAUSE_SECONDS = 0.7
@@ -62,7 +64,8 @@ def stream_with_speakers(
     Args:
         chunks: an iterable of pieces of any length, or the path of an audio file; see
             :func:`~nemo_sortformer.inference.stream.stream`.
-        asr: a NeMo speech recognizer, or the path of its .nemo file.
+        asr: a NeMo speech recognizer, or the path of its .nemo file; or a joint model of this package, which needs no
+            diarizer.
         diarizer: a diarizer or its .nemo file; None is the one that ships with the package.
         sample_rate: of the pieces, in Hz; by default the diarizer's, and for a file its own.
         latency: of the diarizer: ``30.4s``, ``10s``, ``1.04s`` or ``0.32s``, or settings.
@@ -70,7 +73,8 @@ def stream_with_speakers(
         max_seconds: longest stretch, where nobody pauses.
         device: where models that are loaded here run.
         override_config: an `InferenceConfig`, or single keys of it, instead of the diarizer's.
-        asr_options: further arguments of the recognizer's own `transcribe`.
+        asr_options: further arguments of the recognizer's own `transcribe`; of a joint model `head`, which of its text
+            heads writes.
 
     Returns:
         An iterator of updates, most of which have no new words; the last has `is_last`.
@@ -84,10 +88,10 @@ def stream_with_speakers(
     options = TranscribeOptions(max_seconds=max_seconds, asr_options=asr_options or {}, batch_size=1)
     models = load_pair(asr, diarizer, device=device)
     if models.joint:
-        raise ConfigError("`asr` must be a speech recognizer: a joint model hears whole recordings, not streams.")
+        check_joint_options(models.asr, options.asr_options)
     pieces, rate = pieces_of(chunks, sample_rate=sample_rate, model_rate=models.diarizer.config.sample_rate)
     streamer = Streamer(models.diarizer, sample_rate=rate, latency=latency, override_config=override_config)
-    waiting = _Waiting(models.asr, rate, pause_seconds, options)
+    waiting = _Waiting(models, rate, pause_seconds, options)
 
     def updates() -> Iterator[TranscriptUpdate]:
         left_over = b""
@@ -104,8 +108,8 @@ def stream_with_speakers(
 class _Waiting:
     """What has been heard and not been given yet."""
 
-    def __init__(self, asr: Any, rate: int, pause_seconds: float, options: TranscribeOptions) -> None:
-        self.asr, self.rate, self.pause_seconds, self.options = asr, rate, pause_seconds, options
+    def __init__(self, models: Models, rate: int, pause_seconds: float, options: TranscribeOptions) -> None:
+        self.models, self.rate, self.pause_seconds, self.options = models, rate, pause_seconds, options
         self.audio: list[np.ndarray] = []
         self.first_sample = 0
         self.segments: list[Segment] = []
@@ -167,21 +171,29 @@ class _Waiting:
     def _decode(self, over: list[Stretch], diarization: Diarization) -> list[TranscribedWord]:
         if not over:
             return []
+        self.audio = [np.concatenate(self.audio)]
+        if self.models.joint:
+            model, offset, frame_seconds = self.models.asr, diarization.offset, diarization.frame_seconds
+            spans = [frame_span(stretch.start - offset, stretch.end - offset, frame_seconds) for stretch in over]
+            times = [(offset + first * frame_seconds, offset + past * frame_seconds) for first, past in spans]
+            pieces = [self._heard(start, end, model.config.sample_rate) for start, end in times]
+            return write_stretches(model, pieces, diarization, spans, **self.options.asr_options)
+        pieces = [self._heard(*stretch, asr_sample_rate(self.models.asr)) for stretch in over]
+        asked = [(stretch, list(diarization.segments), None) for stretch in over]
+        return words_of_stretches(self.models.asr, pieces, diarization, asked, self.options)
+
+    def _heard(self, start: float, end: float, rate: int) -> np.ndarray:
+        """The samples between two times of the stream, at a model's rate."""
         import soxr
 
-        samples, rate = np.concatenate(self.audio), asr_sample_rate(self.asr)
-        self.audio = [samples]
-        pieces = []
-        for stretch in over:
-            first, last = (max(round(time * self.rate) - self.first_sample, 0) for time in stretch)
-            piece = samples[first:last]
-            pieces.append(piece if rate == self.rate else soxr.resample(piece, self.rate, rate))
-        asked = [(stretch, list(diarization.segments), None) for stretch in over]
-        return words_of_stretches(self.asr, pieces, diarization, asked, self.options)
+        first, last = (max(round(time * self.rate) - self.first_sample, 0) for time in (start, end))
+        piece: np.ndarray = self.audio[0][first:last]
+        return piece if rate == self.rate else soxr.resample(piece, self.rate, rate)
 
     def _forget(self, frame_seconds: float) -> None:
         """Keep the audio that is not given, and the speakers of a few seconds before, to whom words may belong."""
-        drop = int(self.given_seconds * self.rate) - self.first_sample
+        needed = self.given_seconds - frame_seconds  # as a joint model hears whole frames
+        drop = int(needed * self.rate) - self.first_sample
         while self.audio and 0 < len(self.audio[0]) <= drop:
             drop -= len(self.audio[0])
             self.first_sample += len(self.audio.pop(0))

@@ -346,6 +346,9 @@ def speech_level(diarization: Diarization) -> Level | None:
 
 def _jointly(model: Any, source: AudioSource, diarization: Diarization, options: TranscribeOptions) -> Transcript:
     """What a joint model makes of one recording."""
+    from nemo_sortformer.inference.transcribe_joint import check_joint_options
+
+    check_joint_options(model, options.asr_options)
     rate = model.config.sample_rate
     [found] = model.transcribe_sessions(
         [source.read(rate)],
@@ -353,6 +356,7 @@ def _jointly(model: Any, source: AudioSource, diarization: Diarization, options:
         diarizations=[diarization],
         batch_size=options.batch_size,
         max_seconds=options.max_seconds,
+        **options.asr_options,
     )
     transcript: Transcript = found
     return transcript

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -121,15 +121,74 @@ def _pieces(
                 found.segments, start=begin, end=begin + found.duration, max_seconds=max_seconds
             )
             spans = [(start - begin, end - begin) for start, end in stretches]
-        speaks = np.zeros(found.probs.shape[1], dtype=bool)
-        speaks[[int(name.rpartition("_")[2]) for name in found.speakers]] = True
         for start, end in spans:
-            first, past = int(start / frame_seconds), int(np.ceil(end / frame_seconds))
-            activity = found.probs[first:past] * speaks
-            order = _order_of_arrival(activity, model.config.inference.onset, model.num_slots)
+            first, past = frame_span(start, end, frame_seconds)
             piece = samples[first * frame_samples : past * frame_samples]
-            if len(order) and len(piece):
-                yield Piece(number, first * frame_seconds, piece, activity[:, list(order)], order)
+            yield from _piece(model, number, found, first, past, piece)
+
+
+def write_stretches(
+    model: SortformerJointASR,
+    audio: Sequence[np.ndarray],
+    diarization: Diarization,
+    spans: Sequence[tuple[int, int]],
+    *,
+    head: str | None = None,
+) -> list[TranscribedWord]:
+    """The words of some stretches of a recording, with the times and the speakers that `diarization` has.
+
+    Args:
+        model: a joint model.
+        audio: of each stretch, at the model's rate, shape (samples,).
+        diarization: who speaks when, with probabilities.
+        spans: first and past frame of each stretch, from the begin of `diarization`; see :func:`frame_span`.
+        head: which text head writes; the first one where None.
+    """
+    words: list[list[TranscribedWord]] = [[]]
+    pieces = [
+        piece
+        for samples, (first, past) in zip(audio, spans, strict=True)
+        for piece in _piece(model, 0, diarization, first, past, samples)
+    ]
+    if pieces:
+        with evaluating(model):
+            _write(model, pieces, words, head)
+    return list(_shifted(words[0], diarization.offset, diarization.duration))
+
+
+def check_joint_options(model: SortformerJointASR, options: Mapping[str, Any]) -> None:
+    """Stop where a joint model is given what only another recognizer takes.
+
+    Raises:
+        ConfigError: an option is not `head`, or there is no such head.
+    """
+    unknown = [key for key in options if key != "head"]
+    if unknown:
+        raise ConfigError(
+            f"`asr_options` of a joint model has `head` alone, which of its text heads writes, but has `{unknown[0]}`."
+        )
+    if options:
+        model.head_name(options["head"])
+
+
+def frame_span(start: float, end: float, frame_seconds: float) -> tuple[int, int]:
+    """The frames that a stretch touches, first and past, from times in seconds."""
+    first, past = round(start / frame_seconds, 6), round(end / frame_seconds, 6)
+    return int(first), int(np.ceil(past))
+
+
+def _piece(
+    model: SortformerJointASR, number: int, found: Diarization, first: int, past: int, audio: np.ndarray
+) -> Iterator[Piece]:
+    """A stretch of frames with who speaks in it; nothing where nobody does."""
+    if found.probs is None:
+        return
+    speaks = np.zeros(found.probs.shape[1], dtype=bool)
+    speaks[[int(name.rpartition("_")[2]) for name in found.speakers]] = True
+    activity = found.probs[first:past] * speaks
+    order = _order_of_arrival(activity, model.config.inference.onset, model.num_slots)
+    if len(order) and len(audio):
+        yield Piece(number, first * model.frame_seconds, audio, activity[:, list(order)], order)
 
 
 def _order_of_arrival(activity: np.ndarray, onset: float, most: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+import soxr
 import torch
 from omegaconf import OmegaConf
 
@@ -11,13 +12,14 @@ from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.data.text_tokenizer import train_text_tokenizer
 from nemo_sortformer.functional.serialized import SpokenWord
 from nemo_sortformer.inference.results import Diarization
+from nemo_sortformer.inference.stream_transcribe import stream_with_speakers
+from nemo_sortformer.inference.transcribe import transcribe_with_speakers
 from nemo_sortformer.inference.transcribe_joint import transcribe_sessions
 
 RATE = 16000
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def make_model(tmp_path_factory):
     """The smallest joint model."""
     from nemo_sortformer import SortformerJointASR
 
@@ -50,6 +52,12 @@ def model(tmp_path_factory):
     }
     torch.manual_seed(0)
     return SortformerJointASR(cfg=OmegaConf.create(cfg)).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A joint model that has learnt nothing."""
+    return make_model(tmp_path_factory)
 
 
 def diarization(spans, seconds, *, offset=0.0, slots=4):
@@ -136,3 +144,100 @@ def test_a_model_that_has_learnt_nothing_still_gives_transcripts(model):
     found = model.transcribe_sessions(audio, sample_rate=RATE, override_config={"onset": 0.05, "offset": 0.04})
     assert [one.duration for one in found] == [0.05, 2.5]
     assert all(word.end <= one.duration for one in found for word in one.words)
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory, make_audio):
+    """One with a label head in which the first slot never rests and the others come and go; and a recording."""
+    model, audio = make_model(tmp_path_factory), make_audio(12.0, seed=1)
+    last, given = model.sortformer_modules.single_hidden_to_spks, torch.from_numpy(audio)[None]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        last.weight.normal_()
+        for _ in range(2):
+            logits = model(audio_signal=given, audio_signal_length=torch.tensor([given.shape[1]])).logits[0]
+            last.weight.mul_(2 / logits.std(dim=0)[:, None])
+            last.bias.sub_(logits.median(dim=0).values)
+        last.bias[0] += 8
+    return model, audio
+
+
+def words_of(updates):
+    return [word for update in updates for word in update.words]
+
+
+def test_a_stream_of_one_stretch_is_written_down_as_the_whole_recording_is(talkative):
+    model, audio = talkative
+    [offline] = transcribe_with_speakers(audio, model, sample_rate=RATE)
+    slots = offline.diarization.slots  # who is named by arrival there is named by column in a stream
+    expected = {(w.text, w.start, w.end, f"speaker_{slots[int(w.speaker[-1])]}") for w in offline.words}
+    found = words_of(stream_with_speakers([audio], model, latency="30.4s", max_seconds=30.0))
+    assert {word[:4] for word in found} == expected
+    assert len(found) == len(offline.words) > 20
+    assert len({word.speaker for word in found}) == 3
+
+
+def test_a_stream_hears_each_stretch_from_a_whole_frame_on_whatever_its_pieces(talkative, monkeypatch):
+    model, audio = talkative
+    frame, calls, real = round(model.frame_seconds * RATE), [], model.write_down
+
+    def write_down(samples, lengths, **options):
+        calls.extend(row[:length].numpy() for row, length in zip(samples, lengths.tolist()))
+        return real(samples, lengths, **options)
+
+    monkeypatch.setattr(model, "write_down", write_down)
+    updates = list(stream_with_speakers(np.array_split(audio, 77), model, latency="1.04s", max_seconds=4.0))
+    past = 0
+    for heard in calls:
+        [first] = [k for k in range(len(audio) // frame) if np.array_equal(audio[k * frame :][: len(heard)], heard)]
+        assert first in (past - 1, past), "nothing is left out, and no more than the frame of the cut is heard twice"
+        past = first + -(-len(heard) // frame)
+    assert past == -(-len(audio) // frame)
+    assert len(calls) >= 3
+    assert max(map(len, calls)) <= 4.2 * RATE
+    before = 0.0
+    for update in updates:
+        assert all(before - 0.17 < word.start <= word.end <= update.seconds for word in update.words)
+        before = update.seconds
+    assert words_of(stream_with_speakers([audio], model, latency="1.04s", max_seconds=4.0)) == words_of(updates)
+
+
+def test_stretches_with_short_pauses_between_them_begin_on_whole_frames_too(talkative, monkeypatch):
+    model, audio = talkative
+    frame, calls, real = round(model.frame_seconds * RATE), [], model.write_down
+    bias = model.sortformer_modules.single_hidden_to_spks.bias
+    monkeypatch.setattr(bias, "data", bias.detach() - torch.tensor([11.0, 3.0, 3.0]))
+
+    def write_down(samples, lengths, **options):
+        calls.extend(row[:length].numpy() for row, length in zip(samples, lengths.tolist()))
+        return real(samples, lengths, **options)
+
+    monkeypatch.setattr(model, "write_down", write_down)
+    list(stream_with_speakers(np.array_split(audio, 77), model, latency="0.32s", pause_seconds=0.2, max_seconds=2.0))
+    assert len(calls) > 5
+    for heard in calls:
+        assert any(np.array_equal(audio[k * frame :][: len(heard)], heard) for k in range(len(audio) // frame))
+
+
+def test_a_stream_at_another_rate_and_one_of_silence(talkative, monkeypatch):
+    model, audio = talkative
+    other = soxr.resample(audio, RATE, 24_000)
+    found = words_of(stream_with_speakers(np.array_split(other, 9), model, sample_rate=24_000, latency="1.04s"))
+    assert len(found) > 20
+    assert all(word.end <= 12.0 for word in found)
+    monkeypatch.setattr(model.sortformer_modules.single_hidden_to_spks.bias, "data", torch.full((3,), -99.0))
+    updates = list(stream_with_speakers([np.zeros(5 * RATE, np.float32)], model, latency="1.04s"))
+    assert not words_of(updates)
+    assert updates[-1].is_last
+
+
+def test_what_a_joint_model_cannot_be_told_is_named(talkative):
+    model, audio = talkative
+    with pytest.raises(ConfigError, match="`asr_options` of a joint model has `head` alone.*`source_lang`"):
+        stream_with_speakers([], model, asr_options={"source_lang": "en"})
+    with pytest.raises(ConfigError, match="`head` must be one of words, but is 'text'"):
+        transcribe_with_speakers(audio[:RATE], model, sample_rate=RATE, asr_options={"head": "text"})
+    with pytest.raises(ConfigError, match="`diarizer` must be left out"):
+        stream_with_speakers([], model, model)
+    found = words_of(stream_with_speakers([audio], model, latency="30.4s", asr_options={"head": "words"}))
+    assert found == words_of(stream_with_speakers([audio], model, latency="30.4s"))

@@ -131,7 +131,7 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         Raises:
             ConfigError: there is no such head.
         """
-        name = self._head_name(head)
+        name = self.head_name(head)
         output = self.encode(audio_signal, audio_signal_length)
         who = output.probs if labels is None else _fitted(labels, output) * output.mask[:, :, None]
         return output, decode.decode_words(self, name, output, who)
@@ -161,7 +161,7 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         Raises:
             ConfigError: NeMo has no class of this architecture; the message says why.
         """
-        name = self._head_name(head)
+        name = self.head_name(head)
         halves.save_nemo_asr(self, path, name)
 
     def save_to(self, save_path: str) -> None:
@@ -169,7 +169,12 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         with kept_tokenizers(self):
             super().save_to(save_path)
 
-    def _head_name(self, head: str | None) -> str:
+    def head_name(self, head: str | None) -> str:
+        """The name of a text head; that of the first one where None.
+
+        Raises:
+            ConfigError: there is no such head.
+        """
         name = head or next(iter(self.config.heads))
         if name not in self.config.heads:
             raise ConfigError(f"`head` must be one of {', '.join(self.config.heads)}, but is {name!r}.")
