@@ -86,8 +86,14 @@ LATER = (Segment(0.5, 2.0, "speaker_0"), *(s._replace(start=s.start + 4.0, end=s
 
 
 def told_by_nemo(model, audio, own, others):
-    """Text and encoder's output of one piece by NeMo's own forward with its own targets."""
+    """Text and encoder's output of one piece by NeMo's own forward.
+
+    The targets are as long as the encoder's output: where they are shorter NeMo puts ones before them, and so moves
+    them in time.
+    """
     with torch.no_grad():
+        mel, _ = model.preprocessor(input_signal=torch.from_numpy(audio)[None], length=torch.tensor([len(audio)]))
+        own, others = (np.pad(one, (0, -(-mel.shape[2] // 8) - len(one))) for one in (own, others))
         model.set_speaker_targets(torch.from_numpy(own)[None], torch.from_numpy(others)[None])
         encoded, lengths = model(
             input_signal=torch.from_numpy(audio)[None], input_signal_length=torch.tensor([len(audio)])
