@@ -6,7 +6,8 @@
         --true-labels "joint model=joint.nemo" --separate "recognizer and diarizer=asr.nemo" --out docs/joint_asr.json
 
 The sets are folders of `--data`, as examples/prepare_joint_asr.py writes them. All systems go the way of a user,
-`transcribe_with_speakers`. `--true-labels` tells a joint model who speaks when, which bounds what its text heads can
+`transcribe_with_speakers`. Where the recognizer of `--separate` is a joint model, its text heads write and the other
+model says who speaks. `--true-labels` tells a joint model who speaks when, which bounds what its text heads can
 reach. `--set key=value` overrides the settings of the diarization, e.g. `assignment=heads`.
 """
 
@@ -29,6 +30,7 @@ from nemo_sortformer.data.audio import audio_info
 from nemo_sortformer.data.manifest import read_manifest
 from nemo_sortformer.data.rttm import read_rttm
 from nemo_sortformer.data.targets import named_targets
+from nemo_sortformer.inference.checkpoint import load_model
 from nemo_sortformer.inference.recognizer import load_asr
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.transcribe import transcribe_with_speakers
@@ -137,9 +139,14 @@ def systems(options: argparse.Namespace, override: Any) -> list[System]:
         return run
 
     def separate(asr: str, diarizer: str | None) -> Callable[[Path], list[Transcript]]:
+        model = load_asr(asr)
+
         def run(manifest: Path) -> list[Transcript]:
+            if hasattr(model, "transcribe_sessions"):  # a joint model of which the text heads alone are asked
+                found = load_model(diarizer).diarize(str(manifest), override_config=override)
+                return model.transcribe_sessions(str(manifest), diarizations=found)
             return transcribe_with_speakers(
-                str(manifest), asr, diarizer, overlap=options.overlap, override_config=override
+                str(manifest), model, diarizer, overlap=options.overlap, override_config=override
             )
 
         return run
