@@ -15,6 +15,7 @@ from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.inference.model_pair import Models, load_pair
 from nemo_sortformer.inference.recognizer import asr_sample_rate, asr_subsampling, recognize
+from nemo_sortformer.inference.remembered_features import RememberedFeatures, remembered_features
 from nemo_sortformer.inference.shared_mel import SharedMel, shared_mel
 from nemo_sortformer.inference.speaker_targets import SpeakerTargets, has_speaker_kernels, speaker_targets
 from nemo_sortformer.inference.stretches import Level, Stretch, masked, speech_stretches, spread_over_speech
@@ -169,14 +170,17 @@ def transcripts(
     """Transcribe recordings and give each as soon as it is done: its place in `sources`, and its result or failure."""
     from nemo_sortformer.inference.engine import Failure, failure_reason, run
 
-    with shared_mel(models.asr, models.diarizer, most=run_options.batch_size) as mel:
+    with (
+        shared_mel(models.asr, models.diarizer, most=run_options.batch_size) as mel,
+        remembered_features(models.asr.encoder) if models.joint else nullcontext() as memory,
+    ):
         for i, outcome in run(models.diarizer, sources, run_options):
             if isinstance(outcome, Failure):
                 yield i, outcome
                 continue
             try:
                 if models.joint:
-                    yield i, _jointly(models.asr, sources[i], outcome, options)
+                    yield i, _jointly(models.asr, sources[i], outcome, options, memory)
                 else:
                     rate = asr_sample_rate(models.asr)
                     audio = sources[i].open(rate) if outcome.segments else np.zeros(0, np.float32)
@@ -344,7 +348,13 @@ def speech_level(diarization: Diarization) -> Level | None:
     return Level(diarization.probs.sum(axis=1), diarization.offset, diarization.frame_seconds)
 
 
-def _jointly(model: Any, source: AudioSource, diarization: Diarization, options: TranscribeOptions) -> Transcript:
+def _jointly(
+    model: Any,
+    source: AudioSource,
+    diarization: Diarization,
+    options: TranscribeOptions,
+    memory: RememberedFeatures | None,
+) -> Transcript:
     """What a joint model makes of one recording."""
     from nemo_sortformer.inference.transcribe_joint import check_joint_options
 
@@ -356,6 +366,7 @@ def _jointly(model: Any, source: AudioSource, diarization: Diarization, options:
         diarizations=[diarization],
         batch_size=options.batch_size,
         max_seconds=options.max_seconds,
+        memory=memory,
         **options.asr_options,
     )
     transcript: Transcript = found

@@ -12,6 +12,7 @@ import torch
 from nemo_sortformer.config.merge import ConfigError
 from nemo_sortformer.inference.diarize import diarize_recordings
 from nemo_sortformer.inference.engine import evaluating
+from nemo_sortformer.inference.remembered_features import RememberedFeatures, remembered_features
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.sources import AudioSource, collect_sources
 from nemo_sortformer.inference.stretches import speech_stretches
@@ -47,6 +48,7 @@ def transcribe_sessions(
     head: str | None = None,
     batch_size: int = 4,
     max_seconds: float = 30.0,
+    memory: RememberedFeatures | None = None,
     **options: Any,
 ) -> list[Transcript]:
     """Say who said what, when.
@@ -63,6 +65,7 @@ def transcribe_sessions(
         head: which text head writes; the first one where None.
         batch_size: pieces written down at once, and recordings diarized at once.
         max_seconds: longest piece.
+        memory: what the encoder has said while the diarizations that are given were made.
         options: of :func:`diarize_recordings`, e.g. `num_speakers`.
 
     Returns:
@@ -78,7 +81,8 @@ def transcribe_sessions(
         )
     sources = collect_sources(audio, sample_rate=sample_rate)
     if diarizations is None:
-        diarizations = diarize_recordings(model, audio, sample_rate=sample_rate, batch_size=batch_size, **options)
+        with remembered_features(model.encoder) as memory:
+            diarizations = diarize_recordings(model, audio, sample_rate=sample_rate, batch_size=batch_size, **options)
     if len(diarizations) != len(sources):
         raise ConfigError(
             f"`diarizations` must have one entry per recording, {len(sources)}, but has {len(diarizations)}."
@@ -89,10 +93,10 @@ def transcribe_sessions(
         for piece in _pieces(model, sources, diarizations, max_seconds):
             batch.append(piece)
             if len(batch) == batch_size:
-                _write(model, batch, words, head)
+                _write(model, batch, words, head, memory)
                 batch = []
         if batch:
-            _write(model, batch, words, head)
+            _write(model, batch, words, head, memory)
     return [
         Transcript(
             recording=one.recording,
@@ -202,7 +206,11 @@ def _order_of_arrival(activity: np.ndarray, onset: float, most: int) -> tuple[in
 
 
 def _write(
-    model: SortformerJointASR, batch: Sequence[Piece], words: list[list[TranscribedWord]], head: str | None
+    model: SortformerJointASR,
+    batch: Sequence[Piece],
+    words: list[list[TranscribedWord]],
+    head: str | None,
+    memory: RememberedFeatures | None = None,
 ) -> None:
     """Write down one batch of pieces, and give their words to their recordings."""
     shortest = round(MIN_SECONDS * model.config.sample_rate)
@@ -213,8 +221,13 @@ def _write(
     for row, piece in enumerate(batch):
         audio[row, : len(piece.audio)] = torch.from_numpy(np.ascontiguousarray(piece.audio))
         labels[row, : len(piece.labels), : len(piece.speakers)] = torch.from_numpy(piece.labels)
-    device = model.device
-    _, written = model.write_down(audio.to(device), lengths.to(device), head=head, labels=labels.to(device))
+    audio, lengths, labels = (tensor.to(model.device) for tensor in (audio, lengths, labels))
+    with torch.no_grad():
+        known = None if memory is None else memory.take(*model.mel_features(audio, lengths))
+        if known is None:
+            _, written = model.write_down(audio, lengths, head=head, labels=labels)
+        else:
+            written = model.write_encoded(model.encode_features(*known), head=head, labels=labels)
     for piece, found in zip(batch, written):
         for word in found:
             start, end = piece.start + word.start, piece.start + word.end

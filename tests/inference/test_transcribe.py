@@ -299,7 +299,7 @@ def test_a_joint_model_needs_no_diarizer_and_is_told_who_speaks(tiny_model, monk
     soundfile.write(path, tones(TALK[:2], 4), RATE)
     asked = []
 
-    def transcribe_sessions(audio, *, sample_rate, diarizations, batch_size, max_seconds):
+    def transcribe_sessions(audio, *, sample_rate, diarizations, batch_size, max_seconds, memory):
         asked.append((len(audio[0]), sample_rate, batch_size, max_seconds))
         word = TranscribedWord("yes", 1.0, 1.2, diarizations[0].speakers[0])
         return [Transcript(recording=diarizations[0].recording, words=(word,), diarization=diarizations[0])]

@@ -11,6 +11,7 @@ from nemo_sortformer.config import ConfigError
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.data.text_tokenizer import train_text_tokenizer
 from nemo_sortformer.functional.serialized import SpokenWord
+from nemo_sortformer.inference.remembered_features import remembered_features
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.stream_transcribe import stream_with_speakers
 from nemo_sortformer.inference.transcribe import transcribe_with_speakers
@@ -160,6 +161,49 @@ def talkative(tmp_path_factory, make_audio):
             last.bias.sub_(logits.median(dim=0).values)
         last.bias[0] += 8
     return model, audio
+
+
+@pytest.mark.parametrize(
+    "way", [transcribe_sessions, lambda model, audio, **kw: transcribe_with_speakers(audio, model, **kw)]
+)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_recording_that_is_one_stretch_is_encoded_once(talkative, way, batch_size):
+    model, audio = talkative
+    frame, heard = round(model.frame_seconds * RATE), []
+    # whole frames: where NeMo stacks hops, half a frame counts for a recording alone, and not beside a longer one
+    recordings = [audio, audio[: 80 * frame], audio[30 * frame :]]
+    hook = model.encoder.register_forward_hook(
+        lambda _, __, given, ___: heard.extend(given["length"].tolist()), with_kwargs=True
+    )
+    try:
+        found = way(model, recordings, sample_rate=RATE, batch_size=batch_size)
+        assert len(heard) == 3, "each once"
+        anew = transcribe_sessions(
+            model, recordings, sample_rate=RATE, diarizations=[one.diarization for one in found]
+        )
+        assert len(heard) == 6, "what is not remembered is heard again"
+        way(model, recordings[:1], sample_rate=RATE, max_seconds=6.0)
+        assert len(heard) > 8, "and so are pieces"
+    finally:
+        hook.remove()
+    assert [one.words for one in found] == [one.words for one in anew]
+    assert sum(len(one.words) for one in found) > 40
+
+
+def test_states_from_remembered_features_are_those_of_the_recording(talkative):
+    model, audio = talkative
+    rows = torch.from_numpy(np.stack([audio, audio[::-1]]))
+    lengths = torch.tensor([len(audio), 4 * RATE])
+    with torch.no_grad(), remembered_features(model.encoder) as memory:
+        expected = model.encode(rows, lengths)
+        assert memory.take(*model.mel_features(0.5 * rows.flip(1), lengths)) is None
+        alone = model.mel_features(rows[1:, : 4 * RATE], lengths[1:])
+        features, frames = memory.take(*alone)
+        assert memory.take(*alone) is None, "each once"
+    found = model.encode_features(features, frames)
+    count = int(frames[0])
+    torch.testing.assert_close(found.states[0], expected.states[1, :count], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.features[0], expected.features[1, :count], rtol=0, atol=1e-5)
 
 
 def words_of(updates):

@@ -87,7 +87,10 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         The logits are those of :meth:`forward`.
         """
         mel, mel_lengths = self.masked_mel_features(audio_signal, audio_signal_length)
-        features, lengths = self.encoder(audio_signal=mel, length=mel_lengths)
+        return self.encode_features(*self.encoder(audio_signal=mel, length=mel_lengths))
+
+    def encode_features(self, features: Tensor, lengths: Tensor) -> JointOutput:
+        """As :meth:`encode`, from what the acoustic encoder says: (batch, width, frames), and valid frames."""
         output, states = self.forward_states(features, lengths)
         encoded = JointOutput(*output, states=states, features=features.transpose(1, 2))
         return encoded._replace(features=clear_padding(encoded.features, encoded.mask))
@@ -131,10 +134,21 @@ class SortformerJointASR(JointSteps, SortformerDiarizer):
         Raises:
             ConfigError: there is no such head.
         """
-        name = self.head_name(head)
         output = self.encode(audio_signal, audio_signal_length)
+        return output, self.write_encoded(output, head=head, labels=labels)
+
+    @torch.no_grad()
+    def write_encoded(
+        self, output: JointOutput, *, head: str | None = None, labels: Tensor | None = None
+    ) -> list[list[SpokenWord]]:
+        """The words of a batch that is encoded already; arguments and words as in :meth:`write_down`.
+
+        Raises:
+            ConfigError: there is no such head.
+        """
+        name = self.head_name(head)
         who = output.probs if labels is None else _fitted(labels, output) * output.mask[:, :, None]
-        return output, decode.decode_words(self, name, output, who)
+        return decode.decode_words(self, name, output, who)
 
     def transcribe_sessions(self, audio: Any, **options: Any) -> list[Transcript]:
         """Say who said what, when; see :func:`nemo_sortformer.inference.transcribe_joint.transcribe_sessions`.
