@@ -42,6 +42,7 @@ RANGES = {
     "uvicorn": ">=0.54,<1",  # its WebSocket stops reading while the application does not take what there is
     "websockets": ">=13,<18",
     "sounddevice": ">=0.4.6,<0.6",
+    "torchao": ">=0.9,<1",
 }
 
 
@@ -119,6 +120,7 @@ setup(
         "serve": requirements["serve"],
         "mic": requirements["mic"],
         "export": requirements["export"],
+        "fp8": requirements["fp8"],
         "dev": requirements["dev"] + requirements["serve"] + requirements["export"],
     },
     entry_points={"console_scripts": ["nemo-sortformer = nemo_sortformer.cli:main"]},

@@ -30,6 +30,9 @@ class ParallelConfig:
     """Keep only the input of each layer for the backward pass, and compute the rest anew."""
     compile: bool = False
     """Run each layer through `torch.compile`."""
+    fp8: Literal["auto", "on", "off", True, False] = "off"
+    """Compute the linear maps of layers in float8, on GPUs that have it, with `nemo_sortformer[fp8]`: `on` all whose
+    sizes fit, `auto` those large enough to gain by it, where it can be had."""
     sharded_checkpoints: bool = False
     """Each process writes its part of a checkpoint; otherwise the first one writes all in one file."""
     fp16_init_scale: float = 65536.0
@@ -42,6 +45,8 @@ class ParallelConfig:
     """How long a process waits for the others before it stops with an error."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.fp8, bool):  # YAML takes `on` and `off` for true and false
+            self.fp8 = "on" if self.fp8 else "off"
         for name in ("tensor_parallel_size", "replicate_size", "fp16_growth_interval", "fp16_max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")

@@ -22,6 +22,8 @@ from nemo_sortformer.foreign_packages import folder_of, is_nvidia_apex
 
 Policy = Literal["auto", "on", "off"]
 """Use an accelerator where it is verified and of use; insist on it; leave it alone."""
+FP8_CAPABILITY = (8, 9)
+"""The first GPUs with float8."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def find_transformer_engine() -> Accelerator:
     return Accelerator(
         "Transformer Engine",
         *_judge_transformer_engine(),
-        "fp8 layers; nothing here uses it yet",
+        "nothing here: fp8 layers are torchao's",
         _version("transformer_engine_torch"),
     )
 
@@ -81,8 +83,25 @@ def _judge_transformer_engine() -> tuple[bool, str]:
             "install `transformer-engine[pytorch]`, or uninstall it"
         )
     usable, reason = _with_gpu("with its part for torch")
-    if usable and torch.cuda.get_device_capability() < (8, 9):
+    if usable and torch.cuda.get_device_capability() < FP8_CAPABILITY:
         return True, f"{reason}, which has no fp8"
+    return usable, f"{reason}, which has fp8" if usable else reason
+
+
+def find_torchao() -> Accelerator:
+    """torchao, PyTorch's own package of layers in float8."""
+    return Accelerator("torchao", *_judge_torchao(), "fp8 layers, with `model.parallel.fp8`", _version("torchao"))
+
+
+def _judge_torchao() -> tuple[bool, str]:
+    folder = folder_of("torchao")
+    if folder is None:
+        return False, "not installed; `pip install nemo_sortformer[fp8]`"
+    if not (folder / "float8" / "float8_linear.py").is_file():
+        return False, f"the package in `{folder}` lacks its float8 layers; `pip install nemo_sortformer[fp8]`"
+    usable, reason = _with_gpu("with its float8 layers")
+    if usable and torch.cuda.get_device_capability() < FP8_CAPABILITY:
+        return False, f"{reason}, which has no fp8: that begins with compute capability 8.9 (Ada, Hopper)"
     return usable, f"{reason}, which has fp8" if usable else reason
 
 
@@ -122,6 +141,7 @@ def find_triton() -> Accelerator:
 
 FINDERS: dict[str, Callable[[], Accelerator]] = {
     "apex": find_apex,
+    "torchao": find_torchao,
     "transformer_engine": find_transformer_engine,
     "megatron_core": find_megatron_core,
     "flash_attention": find_flash_attention,
@@ -134,12 +154,13 @@ def find_accelerators() -> list[Accelerator]:
     return [find() for find in FINDERS.values()]
 
 
-def wanted(name: str, policy: Policy) -> bool:
+def wanted(name: str, policy: Policy, *, key: str | None = None) -> bool:
     """Whether to use an accelerator.
 
     Args:
         name: a key of :data:`FINDERS`.
         policy: what the user said.
+        key: where the user said it, if not under `name`.
 
     Raises:
         ConfigError: the user insists on what is not there; the message says why not.
@@ -149,7 +170,7 @@ def wanted(name: str, policy: Policy) -> bool:
     found = FINDERS[name]()
     if policy == "on" and not found.usable:
         raise ConfigError(
-            f"`{name}: on` needs {found.name}, but it cannot be used: {found.reason}. Or set it to `auto`."
+            f"`{key or name}: on` needs {found.name}, but it cannot be used: {found.reason}. Or set it to `auto`."
         )
     return found.usable
 
@@ -217,10 +238,11 @@ def automatic_choices() -> dict[str, str]:
             "optimizer": "torch AdamW, fused: apex needs a GPU",
             "attention": "torch scaled_dot_product_attention: the CPU's flash kernel where no weights are dropped",
             "compile": "no: no GPU",
+            "fp8": "no: no GPU",
         }
     capability = torch.cuda.get_device_capability()
     half = "bf16: the GPU has it" if capability >= (8, 0) else "fp16 with loss scaling: the GPU has no bf16"
-    apex, triton = find_apex(), find_triton()
+    apex, triton, torchao = find_apex(), find_triton(), find_torchao()
     return {
         "precision": half,
         "optimizer": (
@@ -230,6 +252,7 @@ def automatic_choices() -> dict[str, str]:
         ),
         "attention": "torch scaled_dot_product_attention: flash, or memory-efficient with relative positions",
         "compile": "possible, off unless asked for" if triton.usable else f"no: triton is {triton.reason}",
+        "fp8": "large linear maps in layers" if torchao.usable else f"no: torchao is {torchao.reason}",
     }
 
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from nemo_sortformer.config import ConfigError, ParallelConfig
 from nemo_sortformer.distributed import recompute, units
+from nemo_sortformer.distributed.fp8 import convert_layers
 from nemo_sortformer.distributed.sharding import shard
 
 DIMENSIONS = ("dp_replicate", "dp_shard", "tensor_parallel")
@@ -32,7 +33,14 @@ def build_mesh(config: ParallelConfig, device_type: str) -> DeviceMesh:
     return mesh
 
 
-def apply(model: nn.Module, config: ParallelConfig, mesh: DeviceMesh, *, dtype: str | None = None) -> list[FSDPModule]:
+def apply(
+    model: nn.Module,
+    config: ParallelConfig,
+    mesh: DeviceMesh,
+    *,
+    dtype: str | None = None,
+    emulate_fp8: bool = False,
+) -> list[FSDPModule]:
     """Give all processes the weights of the first, then split, recompute, compile and divide the model as settled.
 
     Args:
@@ -40,14 +48,16 @@ def apply(model: nn.Module, config: ParallelConfig, mesh: DeviceMesh, *, dtype: 
         config: what to do.
         mesh: of :func:`build_mesh`.
         dtype: where `config.dtype` leaves it open; float32 by default.
+        emulate_fp8: see :func:`~nemo_sortformer.distributed.fp8.convert_layers`.
 
     Returns:
         The divided modules; see :func:`~nemo_sortformer.distributed.sharding.shard`.
 
     Raises:
-        ConfigError: the model has no layers to work on, or sizes do not divide.
+        ConfigError: the model has no layers to work on, sizes do not divide, or float8 cannot be had.
     """
     broadcast_weights(model)
+    convert_layers(model, config, emulate=emulate_fp8)
     for module in model.modules():
         if getattr(module, "sync_max_audio_length", False):  # NeMo's encoder would make the host wait at each step
             module.sync_max_audio_length = False

@@ -44,6 +44,14 @@ def with_own_parts(cls: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modu
     return type(f"Split{cls.__name__}", (cls,), {name: reader(name) for name in names} | {"__doc__": cls.__doc__})
 
 
+@functools.cache
+def on_top_of(cls: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
+    """`cls`, where that extends a module's `own` class; else, as for a linear map in float8, a class of both."""
+    return (
+        cls if issubclass(cls, own) else type(f"{cls.__name__}On{own.__name__}", (cls, own), {"__doc__": cls.__doc__})
+    )
+
+
 def shard(module: nn.Module, name: str, mesh: DeviceMesh, dim: int, seen: dict[Tensor, nn.Parameter]) -> None:
     """Replace a parameter or buffer by a DTensor sharded along `dim`; one that several modules share stays shared."""
     placements: Sequence[Placement] = [Shard(dim)]
@@ -107,7 +115,7 @@ class InGroup(ParallelStyle):
         for names, dim in ((self.rows, 0), (self.columns, 1)):
             for name in names:
                 shard(module, name, device_mesh, dim, {})
-        module.__class__ = self.cls
+        module.__class__ = on_top_of(self.cls, type(module))
         module.group = self.group
         return module
 
@@ -125,15 +133,21 @@ class Both(ParallelStyle):
         return module
 
 
-class InputSplitLinear(nn.Linear):
+class InputSplitLinear(with_own_parts(nn.Linear, ("weight",))):  # type: ignore[misc]
     """Linear map of which each process has some input features; the bias is added once, after the sum."""
 
     group: TensorGroup
 
+    @property
+    def bias(self) -> Tensor | None:
+        """None for the product; at rest, when only `fully_shard` reads it, what it is."""
+        held = self._parameters["bias"]
+        return held if isinstance(held, DTensor) else None
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's own name
         """(batch, frames, features / size) -> (batch, frames, features), or this process's frames of that."""
-        total = self.group.leave(F.linear(input, own_part(self.weight)))
-        (bias,) = self.group.shared(self.bias)
+        total = self.group.leave(super().forward(input))
+        (bias,) = self.group.shared(self._parameters["bias"])
         return total if bias is None else total + bias
 
 

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from nemo_sortformer.config import ConfigError, ParallelConfig, from_cfg
-from nemo_sortformer.distributed import checkpoints, progress, tensors
+from nemo_sortformer.distributed import checkpoints, fp8, progress, tensors
 from nemo_sortformer.distributed.apply import apply, build_mesh, seed_by_data_share
 from nemo_sortformer.distributed.batch_norm import pool_running_statistics
 from nemo_sortformer.distributed.data_share import check_same_share, read_data_share
@@ -72,6 +72,7 @@ class SortformerStrategy(ModelParallelStrategy):
         self.dtype = self._resolve_dtype()
         self._timeout = timedelta(seconds=self.parallel.timeout_seconds)
         self.parallel.mesh_shape(self.world_size)  # before anybody waits for anybody
+        fp8.is_wanted(self.parallel.fp8)  # type: ignore[arg-type]  # no bool any more
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         try:
             self._setup_distributed()

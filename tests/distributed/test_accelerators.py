@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PYRAMID = "from pyramid.session import UnencryptedCookieSessionFactoryConfig\n"
 EXPLODES = "raise RuntimeError('Found empty package')\n"
 APEX = {"apex/__init__.py": EXPLODES, "apex/multi_tensor_apply/__init__.py": "", "apex/optimizers/__init__.py": ""}
+FOREIGN = ("apex", "megatron", "torchao", "transformer_engine")
 CASES = {
     "no apex": ("NVIDIA apex", {}, "not installed; build it from github.com/NVIDIA/apex"),
     "another apex": ("NVIDIA apex", {"apex/__init__.py": PYRAMID}, "is another project (Web toolkit): uninstall it"),
@@ -49,6 +50,12 @@ CASES = {
         "Transformer Engine",
         {"transformer_engine/__init__.py": EXPLODES, "transformer_engine_torch-2.15.dist-info/METADATA": ""},
         "with its part for torch, but there is no CUDA device",
+    ),
+    "torchao without float8": ("torchao", {"torchao/__init__.py": EXPLODES}, "lacks its float8 layers"),
+    "torchao": (
+        "torchao",
+        {"torchao/__init__.py": EXPLODES, "torchao/float8/float8_linear.py": EXPLODES},
+        "with its float8 layers, but there is no CUDA device",
     ),
     "no megatron": ("megatron-core", {"megatron/__init__.py": EXPLODES}, "not installed"),
     "megatron": ("megatron-core", {"megatron/core/parallel_state.py": EXPLODES}, "NVIDIA's, but there is no CUDA"),
@@ -82,7 +89,7 @@ def install(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(tmp_path))
         return tmp_path
 
-    for part in [name for name in sys.modules if name.split(".")[0] in ("apex", "megatron", "transformer_engine")]:
+    for part in [name for name in sys.modules if name.split(".")[0] in FOREIGN]:
         monkeypatch.delitem(sys.modules, part)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return write
