@@ -61,8 +61,8 @@ class TensorGroup:
         present = [p for p in parameters if p is not None]
         if not self.sequence_parallel or not present:
             return parameters
-        summed = iter(_AddGradientsOfAll.apply(self, *present))
-        return tuple(None if p is None else next(summed) for p in parameters)
+        summed = list(_AddGradientsOfAll.apply(self, *present))
+        return tuple([None if p is None else summed.pop(0) for p in parameters])  # torch.compile loses a generator
 
     def pad_frames(self, states: Tensor) -> Tensor:
         """Append zero frames to (batch, frames, width) until the processes can have equal parts."""
