@@ -14,12 +14,13 @@ from nemo.collections.asr.parts.submodules.multi_head_attention import (
     RelPositionalEncoding,
     RelPositionMultiHeadAttention,
 )
-from nemo.collections.asr.parts.submodules.subsampling import ConvSubsampling, StackingSubsampling
+from nemo.collections.asr.parts.submodules.subsampling import ConvSubsampling
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nemo_sortformer.functional.frames import lengths_to_mask
 from nemo_sortformer.modules import lean_conformer, lean_products
+from nemo_sortformer.modules.stacking import Stacking
 
 
 class _AnyLengthEncoder(ConformerEncoder):
@@ -76,17 +77,16 @@ class _AnyLengthConvSubsampling(ConvSubsampling):
         return self.out(maps.transpose(1, 2).flatten(2)), lengths
 
 
-class _AnyLengthStacking(StackingSubsampling):
+class _AnyLengthStacking(Stacking):
     """Stacked hops; the last frame is filled up with silence."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, hops, bands) to (batch, frames, width), and the valid frames of each recording."""
         factor = self.subsampling_factor
         frames = (x.shape[1] + factor - 1) // factor
-        added = frames * factor - x.shape[1]
         x = F.pad(x, (0, 0, 0, factor - 1))[:, : frames * factor]
         x = x if self.pre_norm is None else self.pre_norm(x)
-        lengths = torch.div(lengths + added, factor, rounding_mode="floor")
+        lengths = torch.div(lengths + factor - 1, factor, rounding_mode="floor")
         return self.proj_out(x.reshape(x.shape[0], frames, -1)), lengths
 
 
@@ -95,7 +95,7 @@ _SWAPS: dict[type[nn.Module], type[nn.Module]] = {
     RelPositionalEncoding: _AnyLengthPositions,
     RelPositionMultiHeadAttention: _AnyLengthAttention,
     ConvSubsampling: _AnyLengthConvSubsampling,
-    StackingSubsampling: _AnyLengthStacking,
+    Stacking: _AnyLengthStacking,
 }
 
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from nemo_sortformer.config import ConfigError
 from nemo_sortformer.models.diarizer import SortformerDiarizer
 from nemo_sortformer.models.diarizer.level import set_level
+from tests.models.conftest import conformer
 
 
 @pytest.fixture(params=["peak", "rms", "none"])
@@ -33,6 +34,20 @@ def test_a_batch_equals_its_items_and_padding_is_never_read(our_cfg, noise_batch
             assert_close(batch.probs[row, :frames], alone.probs[0], rtol=0, atol=1e-5)
             assert_close(batch.embeddings[row, :frames], alone.embeddings[0, :frames], rtol=0, atol=1e-4)
             assert not batch.probs[row, frames:].any()
+
+
+@pytest.mark.parametrize("subsampling", ["stacking", "stacking_norm", "dw_striding"])
+def test_half_a_frame_at_the_end_counts_beside_a_longer_recording_as_it_does_alone(our_cfg, subsampling):
+    model = SortformerDiarizer(cfg=our_cfg(encoder=conformer(subsampling=subsampling))).eval()
+    frame = model.hop_samples * model.subsampling
+    audio = torch.randn(2, 20 * frame)
+    length = 11 * frame + frame // 2
+    batch = torch.tensor([20 * frame, length])
+    with torch.no_grad():
+        alone = model(audio[1:, :length], batch[1:])
+        beside = model(audio.masked_fill(torch.arange(20 * frame) >= batch[:, None], 0.0), batch)
+    assert int(alone.lengths[0]) == int(beside.lengths[1]) == 12
+    assert_close(beside.probs[1, :12], alone.probs[0], rtol=0, atol=1e-5)
 
 
 def test_the_output_has_the_shapes_it_promises(our_cfg, noise_batch):

@@ -27,6 +27,7 @@ from nemo_sortformer.models.shared.settings import (
     without_nemo_keys,
 )
 from nemo_sortformer.modules import ActivityHead, AffinityHead
+from nemo_sortformer.modules.stacking import count_frames_alike
 
 NEMO_DIARIZER = nemo_bridge.NEMO_DIARIZER
 _OURS = {
@@ -163,7 +164,7 @@ def build_parts(config: DiarizerConfig) -> Parts:
     """
     register_parts()
     preprocessor = instantiate(config.preprocessor)
-    encoder = instantiate(config.encoder)
+    encoder = count_frames_alike(instantiate(config.encoder))
     state_encoder_cfg = with_agreed(
         config.transformer_encoder, "transformer_encoder", {"num_labels": config.max_num_of_spks}, only_if_given=True
     )
