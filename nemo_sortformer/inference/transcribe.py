@@ -139,6 +139,10 @@ def transcribe_with_speakers(
     models = load_pair(asr, diarizer, device=device)
     if not models.joint:
         way_of_overlap(models.asr, overlap)
+    elif overlap != "auto":
+        raise ConfigError(
+            f"`overlap` must be left at `auto` with a joint model, whose text heads know who speaks, but is `{overlap}`."
+        )
     run_options = RunOptions(
         config=inference_settings(
             models.diarizer.config.inference, override=override_config, postprocessing_yaml=postprocessing_yaml

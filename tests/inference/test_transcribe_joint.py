@@ -281,6 +281,8 @@ def test_what_a_joint_model_cannot_be_told_is_named(talkative):
         stream_with_speakers([], model, asr_options={"source_lang": "en"})
     with pytest.raises(ConfigError, match="`head` must be one of words, but is 'text'"):
         transcribe_with_speakers(audio[:RATE], model, sample_rate=RATE, asr_options={"head": "text"})
+    with pytest.raises(ConfigError, match="`overlap` must be left at `auto` with a joint model.*`masked`"):
+        transcribe_with_speakers(audio[:RATE], model, sample_rate=RATE, overlap="masked")
     with pytest.raises(ConfigError, match="`diarizer` must be left out"):
         stream_with_speakers([], model, model)
     found = words_of(stream_with_speakers([audio], model, latency="30.4s", asr_options={"head": "words"}))
