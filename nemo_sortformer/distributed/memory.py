@@ -76,7 +76,7 @@ def parameters_of(model: nn.Module, *, tensor_size: int = 1, sequence_parallel: 
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
-    for _, encoder in units.encoders(model):
+    for _, encoder in units.stacks(model):
         yield from units.layers(encoder)
         yield nn.ModuleList(child for name, child in encoder.named_children() if name != "layers")
     for _, module in units.head_parts(model):

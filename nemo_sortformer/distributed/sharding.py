@@ -22,8 +22,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, dtype: 
     """Divide the parameters of `model` in place: each becomes a float32 part per process, gathered in `dtype` for use.
 
     Each layer of an encoder is gathered by itself, the rest of the encoder as one; outside the encoders the smallest
-    modules with parameters. Batch norms are gathered in float32. The model itself is not wrapped, as NeMo calls its
-    methods directly.
+    modules with parameters, and heads that write token by token as a whole. Batch norms are gathered in float32. The
+    model itself is not wrapped, as NeMo calls its methods directly.
 
     Args:
         model: whole and alike on all processes, or split by tensor parallelism already.
@@ -35,7 +35,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, dtype: 
         The outermost divided modules, for :func:`hold_back`.
 
     Raises:
-        ConfigError: a parameter belongs to two modules, or to the model itself, so that no part could gather it alone.
+        ConfigError: a parameter belongs to two modules that are gathered apart, or to the model itself.
     """
     _check_owners(model)
     half = DTYPES[dtype]
@@ -47,7 +47,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, dtype: 
         "reshard_after_forward": config.zero_stage == 3,
     }
     roots: list[FSDPModule] = []
-    stacks = list(units.encoders(model))
+    stacks = list(units.stacks(model))
     heads = list(units.head_parts(model))
     if dtype != "fp32":
         for module in [module for module in model.modules() if isinstance(module, _BatchNorm)]:
@@ -62,8 +62,13 @@ def shard(model: nn.Module, mesh: DeviceMesh, config: ParallelConfig, *, dtype: 
     for _, module in heads:
         if not isinstance(module, FSDPModule):
             roots.append(fully_shard(module, mp_policy=mixed, **options))
-        if isinstance(module, nn.RNNBase):
-            module.register_forward_pre_hook(_take_gathered_weights)
+            for method in units.entries(module):
+                register_fsdp_forward_method(module, method)
+        for part in module.modules():
+            if isinstance(part, nn.RNNBase):
+                part.register_forward_pre_hook(_take_gathered_weights)
+    inner = {id(part) for root in roots for part in root.modules() if part is not root}
+    roots = [root for root in roots if id(root) not in inner]  # a head may have an encoder of its own
     if hasattr(fsdp, "share_comm_ctx") and torch.device(mesh.device_type).type == "cuda":
         fsdp.share_comm_ctx(roots)
     return roots
@@ -80,17 +85,19 @@ def _check_owners(model: nn.Module) -> None:
         raise ConfigError(
             f"Parameters of the model itself cannot be divided, but it has `{own[0]}`. Move it to a module."
         )
-    seen: dict[int, str] = {}
+    heads = {id(part): name for name, head in units.writers(model) for part in head.modules()}
+    seen: dict[int, tuple[str, str]] = {}
     for prefix, module in model.named_modules():
+        unit = heads.get(id(module), prefix)
         for name, parameter in module.named_parameters(recurse=False):
             full_name = f"{prefix}.{name}"
-            if id(parameter) in seen:
+            first_unit, first_name = seen.setdefault(id(parameter), (unit, full_name))
+            if first_unit != unit:
                 hint = " Set `model.encoder.untie_biases: true`." if name.startswith("pos_bias") else ""
                 raise ConfigError(
-                    f"A parameter must belong to one module to be divided, but `{full_name}` and "
-                    f"`{seen[id(parameter)]}` are the same.{hint}"
+                    f"A parameter must belong to one module to be divided, but `{full_name}` and `{first_name}` are "
+                    f"the same.{hint}"
                 )
-            seen[id(parameter)] = full_name
 
 
 def put_to_rest(model: nn.Module) -> None:

@@ -11,9 +11,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from nemo_sortformer.distributed.plans_conformer import check_conformer, split_conformer
+from nemo_sortformer.distributed.plans_text_head import check_text_head, split_text_head
 from nemo_sortformer.distributed.plans_transformer import check_state_encoder, split_state_encoder
 from nemo_sortformer.distributed.tensor_group import TensorGroup
 from nemo_sortformer.modules import SortformerEncoder, TransformerStateEncoder
+from nemo_sortformer.modules.attention_text_head import AttentionTextHead
 
 
 class Check(Protocol):
@@ -39,8 +41,9 @@ PLANS: dict[type[nn.Module], Plan] = {
     ConformerEncoder: Plan(check_conformer, split_conformer),
     SortformerEncoder: Plan(check_state_encoder, split_state_encoder),
     TransformerStateEncoder: Plan(check_state_encoder, split_state_encoder),
+    AttentionTextHead: Plan(check_text_head, split_text_head),
 }
-"""The classes that can be split. All else, heads and subsampling among it, every process computes whole and alike."""
+"""The classes that can be split. All else, as subsampling and other heads, every process computes whole and alike."""
 
 
 def parallelize_tensors(model: nn.Module, mesh_1d: DeviceMesh, *, sequence_parallel: bool) -> None:

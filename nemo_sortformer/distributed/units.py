@@ -9,6 +9,8 @@ from torch import nn
 
 _ENTRIES = ("forward_with_labels",)
 """Methods beside `forward` through which an encoder is called from outside."""
+_WRITES = "generate"
+"""The method of a head that writes token by token."""
 
 
 def encoders(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -27,23 +29,43 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
     return [layer for layer in encoder.layers if has_parameters(layer)]  # type: ignore[union-attr]
 
 
-def entries(encoder: nn.Module) -> list[str]:
-    """Names of the methods, beside `forward`, by which the model runs an encoder."""
-    return [name for name in _ENTRIES if hasattr(encoder, name)]
+def entries(module: nn.Module) -> list[str]:
+    """Names of the methods, beside `forward`, by which the model runs an encoder or a writer."""
+    return [name for name in (*_ENTRIES, _WRITES) if hasattr(module, name)]
+
+
+def writers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) of the heads that write token by token, each to be gathered as one, with all its layers.
+
+    They run their parts as often as their own recordings have tokens, which other processes could not keep up with.
+    """
+    for name, child in model.named_children():
+        if callable(getattr(child, _WRITES, None)) and has_parameters(child):
+            yield name, child
+        else:
+            for inner, module in writers(child):
+                yield f"{name}.{inner}", module
+
+
+def stacks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The :func:`encoders` whose layers are gathered one by one: those outside the :func:`writers`."""
+    inside = {id(part) for _, head in writers(model) for part in head.modules()}
+    return ((name, encoder) for name, encoder in encoders(model) if id(encoder) not in inside)
 
 
 def head_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of the smallest modules outside the encoders that have parameters of their own.
+    """Yield (name, module) of the smallest modules outside :func:`stacks` that have parameters of their own.
 
-    A head may be called by other methods than `forward`, its smallest parts hardly.
+    A head may be called by other methods than `forward`, its smallest parts hardly. Each writer is one.
     """
-    taken = {id(encoder) for _, encoder in encoders(model)}
+    taken = {id(encoder) for _, encoder in stacks(model)}
+    whole = {id(head) for _, head in writers(model)}
 
     def visit(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         for name, child in module.named_children():
             if id(child) in taken or not has_parameters(child):
                 continue
-            if next(child.parameters(recurse=False), None) is not None:
+            if id(child) in whole or next(child.parameters(recurse=False), None) is not None:
                 yield prefix + name, child
             else:
                 yield from visit(child, f"{prefix}{name}.")

@@ -132,7 +132,7 @@ class AttentionTextHead(NeuralModule):
             )
         valid = lengths_to_mask(lengths, tokens.shape[1])
         tokens = torch.where(valid, tokens, self.pad_id)
-        ends = torch.full_like(tokens[:, :1], self.eos_id)
+        ends = tokens.new_full((len(tokens), 1), self.eos_id)  # where nobody says anything there is no column
         labels = torch.cat([tokens, ends], dim=1).scatter(1, lengths[:, None], self.eos_id)
         prompt = self._prompt(tokens)
         before = torch.cat([prompt, self._with_noise(tokens, valid)], dim=1)
@@ -173,7 +173,7 @@ class AttentionTextHead(NeuralModule):
                 return_mems=True,
             )
             read += last.shape[1]
-            scores = self.log_softmax(hidden_states=memory[-1][:, -1:])[:, 0].float()
+            scores = self.next_scores(memory[-1][:, -1:])
             prob, chosen = scores.index_fill(1, never, -torch.inf).softmax(dim=-1).max(dim=-1)
             running = running & (chosen != self.eos_id) & (position < bounds)
             if not bool(running.any()):
@@ -185,6 +185,17 @@ class AttentionTextHead(NeuralModule):
             return GeneratedTokens(last[:, :0], torch.zeros_like(bounds), states.new_zeros(len(states), 0).float())
         found = torch.stack(tokens, dim=1)
         return GeneratedTokens(found, (found != self.pad_id).sum(dim=1), torch.stack(probs, dim=1))
+
+    def next_scores(self, hidden: Tensor) -> Tensor:
+        """Score the token behind the last one.
+
+        Args:
+            hidden: of the decoder's end for the last token, shape (batch, 1, hidden_size).
+
+        Returns:
+            float32, shape (batch, vocabulary).
+        """
+        return self.log_softmax(hidden_states=hidden)[:, 0].float()
 
     def _prompt(self, rows: Tensor) -> Tensor:
         """What stands before the text of each row of a batch, shape (batch, tokens)."""

@@ -26,6 +26,7 @@ from nemo_sortformer.distributed.sharding import _check_owners
 from nemo_sortformer.distributed.weight_average import WeightAverage
 from nemo_sortformer.models.shared.ranks import rank_weights
 from nemo_sortformer.modules import SortformerEncoder, SpeakerHead
+from nemo_sortformer.modules.attention_text_head import AttentionTextHead
 
 
 class Small(nn.Module):
@@ -64,6 +65,20 @@ def test_parameters_without_a_module_of_their_own_are_refused():
     model = Small()
     model.head.first_hidden_to_hidden.weight = model.encoder.layers[0].attention.query_net.weight
     with pytest.raises(ConfigError, match=r"`head.first_hidden_to_hidden.weight` and `encoder.*` are the same"):
+        _check_owners(model)
+
+
+def test_a_head_that_writes_token_by_token_is_one_unit_though_it_shares_weights():
+    model = Small()
+    model.text = nn.ModuleDict({"words": AttentionTextHead(8, 6, bos_id=3, eos_id=4, pad_id=5, num_layers=1)})
+    assert [name for name, _ in units.writers(model)] == ["text.words"]
+    assert [name for name, _ in units.stacks(model)] == ["encoder"]
+    assert [name for name, _ in units.encoders(model)] == ["encoder", "text.words.transf_decoder._decoder"]
+    assert [name for name, _ in units.head_parts(model) if "text" in name] == ["text.words"]
+    assert units.entries(model.text["words"]) == ["generate"]
+    _check_owners(model)
+    model.recurrent.weight = model.text["words"].transf_decoder.embedding.token_embedding.weight
+    with pytest.raises(ConfigError, match=r"`text.words.*weight` and `recurrent.weight` are the same"):
         _check_owners(model)
 
 

@@ -96,6 +96,13 @@ def test_a_text_longer_than_the_decoder_takes_is_an_error_with_a_way_out(heard):
         aed(max_sequence_length=4)(*heard, torch.zeros(2, 4, dtype=torch.long), torch.tensor([4, 4]))
 
 
+def test_where_nobody_says_anything_the_end_is_learnt(heard):
+    logits, labels, lengths = aed()(*heard, torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0]))
+    assert logits.shape == (2, 1, 12)
+    assert labels.tolist() == [[EOS], [EOS]]
+    assert lengths.tolist() == [1, 1]
+
+
 def test_noise_on_tokens_is_for_training_alone(heard):
     head, tokens, lengths = aed(token_noise=0.9, dropout=0.0), torch.tensor([[1, 2, 3, 4]] * 2), torch.tensor([4, 4])
     calm = head(*heard, tokens, lengths)[0]

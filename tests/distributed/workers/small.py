@@ -103,7 +103,7 @@ def collate(items):
     )
 
 
-def share(batches, rank, size):
+def share(batches, rank, size, *, collate=collate):
     """What process `rank` of `size` reads of global batches: each `size`-th recording, from its own on."""
     return [collate(items[rank::size]) for items in batches]
 
@@ -126,6 +126,7 @@ class Diarizer(SortformerDiarizer):
 
     data = None
     validation = None
+    collate = staticmethod(collate)
 
     def train_dataloader(self):
         return torch.utils.data.DataLoader(Batches(self.data), batch_size=None)
@@ -217,9 +218,9 @@ def train(
     )
     model = new_model(cfg, trainer=trainer, seed=seed, kind=kind)
     rank, size = data_rank(cfg.get("parallel"))
-    model.data = share(batches, rank, size)
+    model.data = share(batches, rank, size, collate=kind.collate)
     if validation is not None:
-        model.validation = share(validation, rank, size)
+        model.validation = share(validation, rank, size, collate=kind.collate)
     trainer.fit(model, ckpt_path=ckpt)
     return trainer, model, watch
 
@@ -245,7 +246,7 @@ def reference(cfg, batches, *, accumulate=1, clip=None, skip=None, seed=0, kind=
     step = count(1)
     for items in batches:
         if half is None:
-            loss = model.compute_losses(collate(items))[0]
+            loss = model.compute_losses(kind.collate(items))[0]
             (loss / accumulate).backward()
         else:
             loss = half.backward(model, items)
