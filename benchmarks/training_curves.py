@@ -37,7 +37,7 @@ from nemo_sortformer.models.diarizer import SortformerDiarizer
 
 PRECISIONS = {"fp32": {"dtype": "fp32"}, "bf16": {"dtype": "bf16"}, "fp16": {"dtype": "fp16"}}
 PRECISIONS["float8"] = {"dtype": "bf16", "fp8": "on"}
-COLORS = {"fp32": "#222222", "bf16": "#1f77b4", "fp16": "#d62728", "float8": "#2ca02c"}
+COLORS = {"fp32": "#b0b0b0", "bf16": "#1f77b4", "fp16": "#d62728", "float8": "#2ca02c"}
 Curve = dict[str, list[Any]]
 """`loss` of each step, the factor `scale` it was multiplied with, and whether the step was `skipped`."""
 
@@ -190,12 +190,12 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
     for name, curve in curves.items():
         loss = np.array(curve["loss"])
         style: dict[str, Any] = {"color": COLORS[name], "label": name}
-        losses.plot(steps, loss, linewidth=2.6 if name == reference else 1.1, **style)
+        losses.plot(steps, loss, linewidth=4.0 if name == reference else 1.1, **style)
         if name != reference:
             distances.plot(steps, 100 * (loss - first) / first, linewidth=1.0, **style)
     losses.set(title="Loss", ylabel="loss of the step's batch")
-    distances.set(title=f"Distance to {reference}", ylabel=f"loss over that of {reference}, less one, %")
-    distances.axhline(0, color=COLORS[reference], linewidth=0.8)
+    distances.set(title=f"Distance to {reference}", ylabel=f"loss above that of {reference}, %")
+    distances.axhline(0, color=COLORS[reference], linewidth=2.0, zorder=0)
     for ax in rest:
         for name, curve in scaled.items():
             scale, skipped = np.array(curve["scale"]), np.array(curve["skipped"])
@@ -204,7 +204,7 @@ def draw(curves: Mapping[str, Curve], path: Path) -> None:
         ax.set_yscale("log", base=2)
         ax.set(title="Factor on the loss", ylabel="factor of the step")
     for ax in (losses, distances, *rest):
-        ax.set(xlabel="step", xlim=(1, max(2, len(first))))
+        ax.set(xlabel="step", xlim=(0.5, len(first) + 0.5))
         ax.grid(alpha=0.25)
         ax.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

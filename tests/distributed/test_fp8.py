@@ -13,11 +13,12 @@ from nemo_sortformer.models.diarizer import SortformerDiarizer
 pytest.importorskip("torchao", reason="`nemo_sortformer[fp8]` is not installed")
 TWO = ["zero2", "tensor", "bf16"]
 ON = ParallelConfig(fp8="on")
-SAME = 1e-4
-"""Found: 8e-6 with halves of a batch, whose largest values differ, 3e-6 with halves of a weight."""
-ROUNDING = 0.01, 0.15
-"""Three bits of mantissa: each value is off by up to 2^-4, at random, and a gradient is a sum of many. Found: 0.045,
-with bf16 besides 0.058."""
+SAME = {"zero2": 5e-5, "tensor": 1e-5}
+"""Found: 8e-6 with halves of a batch, whose largest values differ, 9e-8 with halves of a weight."""
+ROUNDING = 0.01, 0.1, 0.15
+"""Three bits of mantissa: each value is off by up to 2^-4, at random, and a gradient is a sum of many. The first two
+bound the first gradient; the last one those of later steps, whose weights drift apart. Found: 0.045, with bf16 besides
+0.058; later 0.084."""
 
 
 def diarizer(**sizes):
@@ -148,7 +149,7 @@ def errors(result, wanted):
 def test_two_processes_round_as_one_does(two, name):
     result = two[name]
     found = errors(result, two["float8"])
-    assert max(found.values()) < SAME, found
+    assert max(found.values()) < SAME[name], found
     assert result["checksums"][0] == result["checksums"][1]
 
 
@@ -157,6 +158,7 @@ def test_two_processes_round_as_one_does(two, name):
 def test_float8_is_off_by_its_rounding_and_not_by_more(two, name):
     found = errors(two[name], two["float32"])
     assert ROUNDING[0] < found["gradient"] < ROUNDING[1], found
+    assert found["later gradient"] < ROUNDING[2], found
     assert 1e-4 < found["loss"] < 1e-2, found
     assert found["weight"] < 1e-2, found
 
