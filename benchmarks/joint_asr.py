@@ -31,6 +31,7 @@ from nemo_sortformer.data.manifest import read_manifest
 from nemo_sortformer.data.rttm import read_rttm
 from nemo_sortformer.data.targets import named_targets
 from nemo_sortformer.inference.checkpoint import load_model
+from nemo_sortformer.inference.diarize import diarize_recordings
 from nemo_sortformer.inference.recognizer import load_asr
 from nemo_sortformer.inference.results import Diarization
 from nemo_sortformer.inference.transcribe import transcribe_with_speakers
@@ -143,7 +144,7 @@ def systems(options: argparse.Namespace, override: Any) -> list[System]:
 
         def run(manifest: Path) -> list[Transcript]:
             if hasattr(model, "transcribe_sessions"):  # a joint model of which the text heads alone are asked
-                found = load_model(diarizer).diarize(str(manifest), override_config=override)
+                found = diarize_recordings(load_model(diarizer), str(manifest), override_config=override)
                 return model.transcribe_sessions(str(manifest), diarizations=found)
             return transcribe_with_speakers(
                 str(manifest), model, diarizer, overlap=options.overlap, override_config=override
