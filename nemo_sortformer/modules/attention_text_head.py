@@ -103,6 +103,7 @@ class AttentionTextHead(NeuralModule):
             pre_ln=pre_ln,
         )
         self.log_softmax = TokenClassifier(hidden_size, vocab_size, log_softmax=False)  # the name is NeMo's
+        self.transf_decoder.embedding.layer_norm.register_forward_pre_hook(_in_type_of_weights)
         tokens = self.transf_decoder.embedding.token_embedding
         tokens.padding_idx = None  # NeMo takes token 0 for padding, whatever it is, and never trains it
         self.log_softmax.mlp.layer0.weight = tokens.weight
@@ -208,3 +209,8 @@ class AttentionTextHead(NeuralModule):
         noisy = valid & (torch.rand(tokens.shape, device=tokens.device) < self.token_noise)
         other = torch.randint_like(tokens, self.transf_decoder.vocab_size)
         return torch.where(noisy, other, tokens)
+
+
+def _in_type_of_weights(norm: nn.LayerNorm, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """NeMo's sines are float32, and so is what they are added to, when weights are gathered in half precision."""
+    return tuple(states.to(norm.weight.dtype) for states in args)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nemo_sortformer import SortformerJointASR
-from tests.distributed.test_parity import EXACT, check_exact, distance, errors
+from tests.distributed.test_parity import BF16, EXACT, check_exact, distance, errors
 from tests.models import joint_sessions
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ def two(run_processes, tmp_path_factory):
     """All layouts of two processes at once."""
     tokenizer = joint_sessions.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     files = tmp_path_factory.mktemp("files")
-    return run_processes("joint.py", 2, tokenizer, files, *LAYOUTS, "no token counts", timeout=300.0)
+    return run_processes("joint.py", 2, tokenizer, files, *LAYOUTS, "bf16", "no token counts", timeout=300.0)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -31,6 +31,16 @@ def test_two_processes_give_the_numbers_of_one(two, name):
             found = distance(*({n: g for n, g in one.items() if head in n} for one in (gradients, wanted[step])))
             assert max(found) < EXACT, (head, step, found)
     assert {"val_cpwer", "val_cpwer_streams", "val_cpwer_plain", "val_cpwer_moved"} <= set(result["metrics"])
+
+
+def test_bf16_differs_by_its_rounding_only(two):
+    result = two["bf16"]
+    found = errors(result)
+    assert result["dtypes"] == {"torch.float32"}, "the parameters that the optimizer changes"
+    assert result["checksums"][0] == result["checksums"][1], "the same bits on both processes"
+    assert EXACT < found["gradient"] <= found["later gradient"] < BF16, found
+    assert found["loss"] < 1e-2, found
+    assert found["weight"] < 1e-2, found
 
 
 def test_a_mean_over_frames_in_place_of_tokens_is_noticed(two):

@@ -33,6 +33,7 @@ LAYOUTS = {
     "zero3": {"zero_stage": 3},
     "tensor": {"tensor_parallel_size": 2},
     "tensor sequence": {"tensor_parallel_size": 2, "sequence_parallel": True, "zero_stage": 3},
+    "bf16": {"zero_stage": 3, "dtype": "bf16"},
     "no token counts": {"zero_stage": 2},
 }
 
