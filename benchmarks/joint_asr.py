@@ -202,6 +202,15 @@ def row(report: WordReport) -> dict[str, object]:
     }
 
 
+def by_system(records: Sequence[Mapping[str, Any]]) -> str:
+    """The cpWER of several runs of this command as one table: a row per system, a column per set."""
+    rates: dict[str, dict[str, object]] = {}
+    for line in (line for record in records for line in record["rows"]):
+        rates.setdefault(line["system"], {})[line["set"]] = line["cpWER %"]
+    sets = sorted({name for found in rates.values() for name in found})
+    return markdown([{"system": system} | {name: found.get(name) for name in sets} for system, found in rates.items()])
+
+
 def interval(report: WordReport) -> tuple[float, float]:
     """Bootstrap interval of cpWER over sessions, in percent."""
     errors = np.array([[one.cpwer.errors, one.cpwer.words] for one in report.recordings], dtype=float)

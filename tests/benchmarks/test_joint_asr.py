@@ -2,17 +2,22 @@
 """The benchmark of the joint model: what it tells a model that may know the truth, and how it counts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.joint_asr import interval, row, true_diarizations
+from benchmarks.joint_asr import by_system, interval, row, true_diarizations
+from benchmarks.page_blocks import blocks
 from nemo_sortformer.data.rttm import write_rttm
 from nemo_sortformer.data.segment import Segment
 from nemo_sortformer.data.spoken_words import TRANSCRIPT, SpokenUtterance
 from nemo_sortformer.inference.word_score import score_words
 from nemo_sortformer.inference.word_score_inputs import WordSession
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def said(speaker, start, text):
@@ -55,3 +60,19 @@ def test_the_truth_is_told_in_order_of_arrival(tmp_path):
     assert told.probs[20, :2].tolist() == [0, 1]
     assert told.probs[14, :2].tolist() == [1, 1]
     assert not told.probs[:, 2:].any()
+
+
+def test_a_table_of_several_runs_has_a_row_per_system_and_gaps_where_nothing_was_run():
+    runs = [
+        {"rows": [{"system": "a", "set": "one", "cpWER %": "1"}, {"system": "a", "set": "two", "cpWER %": "2"}]},
+        {"rows": [{"system": "b", "set": "two", "cpWER %": "3"}]},
+    ]
+    lines = by_system(runs).splitlines()
+    assert lines[0] == "| system | one | two |"
+    assert lines[2:] == ["| a | 1 | 2 |", "| b | - | 3 |"]
+
+
+def test_the_page_is_that_of_the_record():
+    records = json.loads((DOCS / "joint_asr_compared.json").read_text())
+    assert blocks((DOCS / "joint_asr.md").read_text(), "compared")["table"] == by_system(records).strip()
+    assert all(record["command"] and record["commit"] and record["machine"] for record in records)
