@@ -16,7 +16,6 @@ from nemo_sortformer.data.spoken_words import TRANSCRIPT, SpokenUtterance
 from nemo_sortformer.inference.word_score import score_words
 from nemo_sortformer.inference.word_score_inputs import WordSession
 
-
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
