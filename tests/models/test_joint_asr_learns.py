@@ -15,7 +15,11 @@ from tests.models import joint_sessions
 from tests.models.conftest import FRONT_END, conformer
 
 STEPS = 150
-SILENCE = (0.003 * torch.randn(3 * 16000, generator=torch.Generator().manual_seed(0)).numpy(), [])
+
+
+def silence(seed, seconds):
+    """Noise in which nobody says a word; another one for each seed."""
+    return 0.003 * torch.randn(seconds * 16000, generator=torch.Generator().manual_seed(seed)).numpy(), []
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +54,11 @@ def trained(word_tokenizer):
     }
     model = SortformerJointASR(cfg=OmegaConf.create(cfg)).train()
     sessions = [joint_sessions.session(seed) for seed in range(4)]
-    batch = joint_sessions.batch([*sessions, SILENCE], model.tokenizers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 20)
         optimizer.zero_grad()
+        batch = joint_sessions.batch([*sessions, silence(step, 5)], model.tokenizers)
         model.compute_losses(batch)[0].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -82,7 +86,7 @@ def test_transcripts_carry_speakers_and_times_and_silence_has_none(trained, tmp_
     model, sessions = trained
     for number, (audio, _) in enumerate(sessions):
         soundfile.write(tmp_path / f"session_{number}.wav", audio, 16000)
-    soundfile.write(tmp_path / "silence.wav", 0.003 * torch.randn(30 * 16000).numpy(), 16000)
+    soundfile.write(tmp_path / "silence.wav", silence(STEPS, 30)[0], 16000)
     names = [tmp_path / f"session_{number}.wav" for number in range(4)] + [tmp_path / "silence.wav"]
     transcripts = model.transcribe_sessions(names, batch_size=3)
     for (_, words), transcript in zip(sessions, transcripts):
