@@ -99,4 +99,5 @@ def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     # frame by frame in memory, as queries come from their linear map: attention then gives its result likewise
     frames = heads.to(cos.dtype).transpose(1, 2)
     swapped = frames.roll(frames.shape[-1] // 2, dims=-1)
-    return torch.addcmul(frames * cos, swapped, sin).to(heads.dtype).transpose(1, 2)
+    # not addcmul, which rounds once or twice by where in memory a number stands: a batch would not equal its items
+    return (frames * cos + swapped * sin).to(heads.dtype).transpose(1, 2)
